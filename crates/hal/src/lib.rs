@@ -1,0 +1,46 @@
+//! The doors from Kexec HandOver logic to the machine.
+//!
+//! Everything above this crate is pure logic over five small traits. A kernel implements them
+//! over its direct map and its page allocator, a hypervisor over guest memory, a test takes the
+//! simulated ones.
+//!
+//! | trait | lends | who needs it |
+//! | --- | --- | --- |
+//! | [`FrozenMem`] | bytes that nobody writes while they are lent | reading a predecessor's handover |
+//! | [`PhysMem`] | words that several CPUs may write | making a handover |
+//! | [`PageAlloc`] | zeroed, naturally aligned pages | making a handover |
+//! | [`PciConfigAccess`] | 1, 2 and 4 byte accesses to configuration space | the PCI crates |
+//!
+//! Memory has two doors because the two directions promise different things: an incoming
+//! description is read as plain bytes, which is sound only while nobody writes it; a tree under
+//! construction is shared between CPUs and is reached through atomics alone. One object cannot
+//! honestly promise both.
+//!
+//! [`PhysAddr`], [`Pfn`], [`Order`] and [`PageSize`] are distinct types with checked arithmetic,
+//! so a page number can never pass for an address.
+//!
+//! # Not supported
+//! 32-bit addresses and big-endian machines: Kexec HandOver exists on neither.
+//!
+//! # Features
+//! * `sim`: simulated memory and allocation (needs `alloc`); see [`sim`].
+#![no_std]
+
+#[cfg(feature = "sim")]
+extern crate alloc as std_alloc;
+#[cfg(test)]
+extern crate std;
+
+mod addr;
+mod alloc;
+mod direct;
+mod mem;
+mod pci;
+#[cfg(feature = "sim")]
+pub mod sim;
+
+pub use addr::{Order, PageSize, Pfn, PhysAddr, PhysRange};
+pub use alloc::{AllocError, PageAlloc};
+pub use direct::{DirectMap, FrozenDirectMap};
+pub use mem::{FrozenMem, MemError, PhysMem};
+pub use pci::{Access, PciConfigAccess, PciError, Sbdf, Width};

@@ -1,0 +1,16 @@
+//! A simulated machine: memory, allocation and faults that a test can command.
+//!
+//! [`SimMemory`] is a machine's RAM. While programs run it is shared ([`crate::PhysMem`]); at a
+//! simulated kexec it is frozen with [`SimMemory::freeze`], which borrows it exclusively, so the
+//! compiler proves what [`crate::FrozenMem`] promises. [`SimAlloc`] hands out its pages, counts
+//! them, and punishes misuse. [`Faulty`] makes the n-th access fail.
+
+mod alloc;
+mod elf;
+mod fault;
+mod memory;
+
+pub use self::alloc::SimAlloc;
+pub use self::elf::{ElfError, ElfImage, Machine};
+pub use self::fault::Faulty;
+pub use self::memory::{FrozenSim, Overlap, SimMemory};
