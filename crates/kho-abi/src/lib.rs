@@ -1,1 +1,59 @@
-//! x
+//! The binary formats of Kexec HandOver: layouts, constants and names.
+//!
+//! What one kernel leaves in memory for the next, as zerocopy types and constants. There is no
+//! logic here beyond naming fields and packing keys, no allocation and no access to memory;
+//! reading and writing is `kho-core`.
+//!
+//! | module | what lies in memory |
+//! | --- | --- |
+//! | [`boot`] | how the handover reaches the next kernel: x86 `setup_data`, arm64 `/chosen`, the scratch array |
+//! | [`fdt`] | the root description: generations, property and node names |
+//! | [`radix`] | the preserved-memory tree of `kho-v2` and later: geometry and keys |
+//! | [`vmalloc`] | lists of pages of a virtually contiguous area |
+//! | [`block`] | linked pages of fixed-size entries |
+//! | [`luo`] | the Live Update Orchestrator: sessions, files, file-lifecycle-bound objects |
+//! | [`memfd`] | a preserved memory file |
+//! | [`metadata`] | who handed over, and how often |
+//! | [`memblock`] | named reserved regions |
+//!
+//! # Conventions
+//! * Numbers are little-endian: Kexec HandOver runs only on little-endian machines, and stores
+//!   native integers. The flattened device tree around them is big-endian in its own fields.
+//! * Every structure has alignment 1, so it can be viewed in place at any address.
+//! * Addresses are physical bytes; 0 means none.
+//! * Sizes and all offsets are asserted at compile time.
+//!
+//! # Versions
+//! A layout changes only together with its version string: the `compatible` of the root
+//! ([`fdt::Generation`]) covers the tree, blocks and vmalloc lists; [`luo::COMPATIBLE`],
+//! [`memfd::COMPATIBLE`], [`metadata::VERSION`] and [`memblock::COMPATIBLE`] cover their own.
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
+
+/// Asserts the size of a structure and the offset of each of its fields at compile time.
+macro_rules! assert_layout {
+    ($type:ty, $size:expr, { $($field:ident: $offset:expr),* $(,)? }) => {
+        static_assertions::const_assert_eq!(size_of::<$type>(), $size);
+        static_assertions::const_assert_eq!(align_of::<$type>(), 1);
+        $(static_assertions::const_assert_eq!(core::mem::offset_of!($type, $field), $offset);)*
+    };
+}
+
+pub mod block;
+pub mod boot;
+pub mod fdt;
+pub mod luo;
+pub mod memblock;
+pub mod memfd;
+pub mod metadata;
+mod name;
+pub mod radix;
+pub mod vmalloc;
+
+pub use name::{Name, NameError};
+
+// A big-endian port would have to decide what "native" means in a handover first.
+static_assertions::const_assert!(cfg!(target_endian = "little"));
