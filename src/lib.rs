@@ -1,1 +1,20 @@
-//! x
+//! Kexec HandOver for no_std Rust: take over a running machine's memory and PCI devices from the
+//! program that ran before, and hand them on.
+//!
+//! This crate only names the family; each member can be used alone.
+//!
+//! | module | what for |
+//! | --- | --- |
+//! | [`hal`] | the doors to the machine, which its user implements: memory, pages, PCI |
+//! | [`abi`] | what lies in memory: layouts, constants, names |
+//! | [`core`] | preserve, describe, check and take over memory |
+//!
+//! # Features
+//! * `alloc`: what needs a heap; see [`core`].
+//! * `sim`: simulated machines for tests and examples; see `hal::sim`.
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub use kho_abi as abi;
+pub use kho_core as core;
+pub use kho_hal as hal;

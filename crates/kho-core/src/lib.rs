@@ -1,1 +1,35 @@
-//! x
+//! Kexec HandOver: preserve, describe, check and take over a running machine's memory.
+//!
+//! Two programs share one machine, one after the other. The first, *outgoing*, decides which
+//! physical memory must survive and leaves a description behind. The second, *incoming*, checks
+//! the description, trusting nothing, and takes over.
+//!
+//! | | what for |
+//! | --- | --- |
+//! | [`Tracker`] | outgoing: which folios and pages survive |
+//! | [`BootData`] | how a handover is named to the next program |
+//! | [`incoming`] | check what a predecessor left, and take it over |
+//!
+//! All of it is logic over the traits of `kho_hal`; the formats are those of `kho_abi`.
+//!
+//! # Features
+//! * `alloc`: the description's writer and the LUO registry, which keep their state on a heap.
+//!   Tracking, checking and taking over do without.
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "alloc")]
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod boot;
+mod error;
+pub mod incoming;
+mod split;
+mod tracker;
+
+pub use boot::{BootData, SETUP_DATA_LEN};
+pub use error::OutgoingError;
+pub use split::{Nodes, OneNode};
+pub use tracker::Tracker;

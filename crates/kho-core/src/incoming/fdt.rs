@@ -1,0 +1,61 @@
+//! Flattened device trees that a predecessor left.
+
+use dtoolkit::fdt::{Fdt, FdtNode};
+use dtoolkit::{Node, Property};
+use kho_abi::fdt::COMPATIBLE;
+use kho_hal::{FrozenMem, PhysAddr};
+use zerocopy::big_endian::U32;
+
+use crate::incoming::error::FdtError;
+use crate::incoming::{Fault, read};
+
+/// The checked tree at `addr`, which has at most `max` bytes.
+pub(crate) fn tree<M: FrozenMem>(mem: &M, addr: PhysAddr, max: u64) -> Result<Fdt<'_>, Fault> {
+    let len = total_size(mem, addr)?;
+    if u64::from(len) > max {
+        return Err(Fault::Count {
+            at: addr,
+            found: len.into(),
+            max,
+        });
+    }
+    parse(mem.bytes(addr, len as usize)?, addr)
+}
+
+/// The size that the header of the tree at `addr` claims, and at least the two words that were
+/// looked at: magic and size.
+pub(crate) fn total_size<M: FrozenMem>(mem: &M, addr: PhysAddr) -> Result<u32, Fault> {
+    let head: &[U32; 2] = read::object(mem, addr)?;
+    Ok(head[1].get().max(8))
+}
+
+/// The checked tree in `bytes`, which were read at `addr`.
+pub(crate) fn parse(bytes: &[u8], addr: PhysAddr) -> Result<Fdt<'_>, Fault> {
+    Fdt::new(bytes).map_err(|cause| Fault::Fdt {
+        at: addr,
+        cause: FdtError(cause),
+    })
+}
+
+/// The value of the property `name` of `node`.
+pub(crate) fn property<'a>(node: FdtNode<'a>, name: &str) -> Option<&'a [u8]> {
+    let property = node.properties().find(|property| property.name() == name)?;
+    property.value_as().ok()
+}
+
+/// The value of the property `name` of `node` as a native u64.
+pub(crate) fn number(node: FdtNode<'_>, name: &str) -> Option<u64> {
+    let value = property(node, name)?;
+    Some(u64::from_le_bytes(value.try_into().ok()?))
+}
+
+/// Whether one of the strings of the property `compatible` of `node` is `text`.
+pub(crate) fn is_compatible(node: FdtNode<'_>, text: &str) -> bool {
+    let Some((&0, strings)) = property(node, COMPATIBLE).and_then(|value| value.split_last())
+    else {
+        return false;
+    };
+    strings
+        .split(|&byte| byte == 0)
+        .any(|string| string == text.as_bytes())
+}

@@ -1,0 +1,332 @@
+//! The Live Update Orchestrator's sessions, files and file-lifecycle-bound objects.
+
+use kho_abi::luo::{
+    COMPATIBLE, LuoFileSer, LuoFlbHeaderSer, LuoFlbSer, LuoSer, LuoSessionSer, max_flbs,
+};
+use kho_abi::memfd;
+use kho_hal::{FrozenMem, PageSize, PhysAddr, PhysRange};
+
+use crate::incoming::block::Blocks;
+use crate::incoming::map::Map;
+use crate::incoming::memfd::Memfd;
+use crate::incoming::{Claims, Fault, IncomingError, Part, read};
+
+/// What the predecessor's LUO handed over; checked.
+#[derive(Debug)]
+pub struct Luo<'a, M> {
+    map: Map<'a, M>,
+    mem: &'a M,
+    ser: &'a LuoSer,
+    flbs: &'a [LuoFlbSer],
+}
+
+impl<M> Clone for Luo<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M> Copy for Luo<'_, M> {}
+
+impl<'a, M: FrozenMem> Luo<'a, M> {
+    /// Checks the sub-blob `LUO` and all it leads to; `None` if its version is not known.
+    pub(crate) fn check(
+        mem: &'a M,
+        blob: PhysRange,
+        claims: &mut Claims<'_, 'a, M>,
+    ) -> Result<Option<Self>, IncomingError> {
+        let fault = |fault| Part::Luo.is(fault);
+        if blob.size() < size_of::<LuoSer>() as u64 {
+            return Err(fault(Fault::Mismatch {
+                at: blob.start(),
+                found: blob.size(),
+                expected: size_of::<LuoSer>() as u64,
+            }));
+        }
+        let ser: &LuoSer = read::object(mem, blob.start()).map_err(|e| fault(e.into()))?;
+        if ser.compatible.to_str() != Some(COMPATIBLE) {
+            return Ok(None);
+        }
+        let mut luo = Self {
+            map: claims.map,
+            mem,
+            ser,
+            flbs: &[],
+        };
+        luo.session_blocks().check(claims).map_err(fault)?;
+        for (at, ser) in luo.session_blocks().iter_at() {
+            luo.check_session(at, ser, claims)?;
+        }
+        luo.flbs = luo.check_flbs(claims).map_err(fault)?;
+        Ok(Some(luo))
+    }
+
+    fn check_session(
+        &self,
+        at: PhysAddr,
+        ser: &'a LuoSessionSer,
+        claims: &mut Claims<'_, 'a, M>,
+    ) -> Result<(), IncomingError> {
+        let fault = |fault| Part::Luo.is(fault);
+        if ser.name.to_bytes().is_none() {
+            return Err(fault(Fault::Name { at }));
+        }
+        let session = self.session(ser);
+        let found = session.file_blocks().check(claims).map_err(fault)?;
+        if found != ser.count.get() {
+            return Err(fault(Fault::Mismatch {
+                at,
+                found: ser.count.get(),
+                expected: found,
+            }));
+        }
+        for (at, file) in session.file_blocks().iter_at() {
+            match file.compatible.to_str() {
+                None => return Err(fault(Fault::Name { at })),
+                Some(memfd::COMPATIBLE) => {
+                    let data = PhysAddr::new(file.data.get());
+                    let check = Memfd::check(self.mem, self.map, data, claims);
+                    check.map_err(|fault| Part::Memfd.is(fault))?;
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn check_flbs(&self, claims: &mut Claims<'_, 'a, M>) -> Result<&'a [LuoFlbSer], Fault> {
+        let at = PhysAddr::new(self.ser.flbs_pa.get());
+        if at == PhysAddr::new(0) {
+            return Ok(&[]);
+        }
+        claims.page(at)?;
+        let header: &LuoFlbHeaderSer = read::object(self.mem, at)?;
+        if header.pgcnt.get() != 1 {
+            return Err(Fault::Mismatch {
+                at,
+                found: header.pgcnt.get(),
+                expected: 1,
+            });
+        }
+        let max = max_flbs(self.map.page()) as u64;
+        let count = header.count.get();
+        if count > max {
+            return Err(Fault::Count {
+                at,
+                found: count,
+                max,
+            });
+        }
+        let first = PhysAddr::new(at.as_u64() + size_of::<LuoFlbHeaderSer>() as u64);
+        let flbs: &[LuoFlbSer] = read::array(self.mem, first, count as usize)?;
+        for (i, flb) in flbs.iter().enumerate() {
+            let at = PhysAddr::new(first.as_u64() + (i * size_of::<LuoFlbSer>()) as u64);
+            if flb.name.to_bytes().is_none() {
+                return Err(Fault::Name { at });
+            }
+            if flbs.iter().take(i).any(|earlier| earlier.name == flb.name) {
+                return Err(Fault::Duplicate { at });
+            }
+        }
+        Ok(flbs)
+    }
+
+    /// Makes sure that session names, and tokens in each session, occur once.
+    ///
+    /// A bit of `workspace` for each name says whether it may have been seen; only then are the
+    /// names before it compared. So the time is linear as long as there are more bits than names.
+    pub(crate) fn check_names(&self, workspace: &mut [u64]) -> Result<(), Fault> {
+        let mut seen = Seen::new(workspace);
+        for (i, (at, session)) in self.session_blocks().iter_at().enumerate() {
+            let name = session.name.to_bytes().unwrap_or_default();
+            let same = |earlier: &LuoSessionSer| earlier.name.to_bytes() == Some(name);
+            if seen.maybe(name) && self.session_blocks().iter().take(i).any(same) {
+                return Err(Fault::Duplicate { at });
+            }
+        }
+        for (at, session) in self.session_blocks().iter_at() {
+            let files = self.session(session).file_blocks();
+            for (i, (file_at, file)) in files.iter_at().enumerate() {
+                let key = u128::from(at.as_u64()) << 64 | u128::from(file.token.get());
+                let same = |earlier: &LuoFileSer| earlier.token == file.token;
+                if seen.maybe(&key.to_le_bytes()) && files.iter().take(i).any(same) {
+                    return Err(Fault::Duplicate { at: file_at });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn session_blocks(&self) -> Blocks<'a, LuoSessionSer, M> {
+        let head = PhysAddr::new(self.ser.sessions_pa.get());
+        Blocks::new(self.mem, self.map.page(), head)
+    }
+
+    fn session(&self, ser: &'a LuoSessionSer) -> Session<'a, M> {
+        Session {
+            mem: self.mem,
+            map: self.map,
+            ser,
+        }
+    }
+
+    /// 1 in the first live update of a chain, one more in each that follows.
+    pub fn liveupdate_num(&self) -> u64 {
+        self.ser.liveupdate_num.get()
+    }
+
+    /// The sessions, in the order of their creation.
+    pub fn sessions(&self) -> impl Iterator<Item = Session<'a, M>> + use<'a, M> {
+        let luo = *self;
+        self.session_blocks()
+            .iter()
+            .map(move |ser| luo.session(ser))
+    }
+
+    /// The session of this name.
+    pub fn session_named(&self, name: &str) -> Option<Session<'a, M>> {
+        self.sessions()
+            .find(|session| session.name() == name.as_bytes())
+    }
+
+    /// Pages that hold the file-lifecycle-bound objects: 1, or 0 if there is no room for any.
+    pub fn flb_pages(&self) -> u64 {
+        u64::from(self.ser.flbs_pa.get() != 0)
+    }
+
+    /// The file-lifecycle-bound objects.
+    pub fn flbs(&self) -> &'a [LuoFlbSer] {
+        self.flbs
+    }
+
+    /// The file-lifecycle-bound object of this name.
+    pub fn flb(&self, name: &str) -> Option<&'a LuoFlbSer> {
+        self.flbs.iter().find(|flb| flb.name.to_str() == Some(name))
+    }
+}
+
+/// A set of small keys that may say "seen" wrongly, but never "not seen".
+struct Seen<'w> {
+    bits: &'w mut [u64],
+}
+
+impl<'w> Seen<'w> {
+    fn new(bits: &'w mut [u64]) -> Self {
+        bits.fill(0);
+        Self { bits }
+    }
+
+    /// Whether `key` may have been asked for before.
+    fn maybe(&mut self, key: &[u8]) -> bool {
+        // FNV-1a; a predecessor that makes all keys collide costs time, not correctness.
+        let hash = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+        });
+        let words = self.bits.len() as u64;
+        let index = (u128::from(hash) * u128::from(words)) >> 64;
+        match self.bits.get_mut(index as usize) {
+            Some(word) => {
+                let bit = 1 << (hash & 63);
+                let seen = *word & bit != 0;
+                *word |= bit;
+                seen
+            }
+            None => true,
+        }
+    }
+}
+
+/// A named set of preserved files.
+#[derive(Debug)]
+pub struct Session<'a, M> {
+    mem: &'a M,
+    map: Map<'a, M>,
+    ser: &'a LuoSessionSer,
+}
+
+impl<M> Clone for Session<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M> Copy for Session<'_, M> {}
+
+impl<'a, M: FrozenMem> Session<'a, M> {
+    fn file_blocks(&self) -> Blocks<'a, LuoFileSer, M> {
+        Blocks::new(
+            self.mem,
+            self.map.page(),
+            PhysAddr::new(self.ser.files.get()),
+        )
+    }
+
+    /// The name: 1 to 63 bytes, unique among the sessions.
+    pub fn name(&self) -> &'a [u8] {
+        self.ser.name.to_bytes().unwrap_or_default()
+    }
+
+    /// Number of files.
+    pub fn count(&self) -> u64 {
+        self.ser.count.get()
+    }
+
+    /// The files, in the order in which they were preserved.
+    pub fn files(&self) -> impl Iterator<Item = File<'a, M>> + use<'a, M> {
+        let Self { mem, map, .. } = *self;
+        self.file_blocks()
+            .iter()
+            .map(move |ser| File { mem, map, ser })
+    }
+
+    /// The file with this token.
+    pub fn file(&self, token: u64) -> Option<File<'a, M>> {
+        self.files().find(|file| file.token() == token)
+    }
+}
+
+/// A preserved file.
+#[derive(Debug)]
+pub struct File<'a, M> {
+    mem: &'a M,
+    map: Map<'a, M>,
+    ser: &'a LuoFileSer,
+}
+
+impl<M> Clone for File<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M> Copy for File<'_, M> {}
+
+impl<'a, M: FrozenMem> File<'a, M> {
+    /// The name of the handler that understands the file.
+    pub fn compatible(&self) -> &'a str {
+        self.ser.compatible.to_str().unwrap_or_default()
+    }
+
+    /// The key of the file in its session.
+    pub fn token(&self) -> u64 {
+        self.ser.token.get()
+    }
+
+    /// The handler's own number; for a memfd the address of its descriptor.
+    pub fn data(&self) -> u64 {
+        self.ser.data.get()
+    }
+
+    /// The file as a memory file, if it is one.
+    pub fn memfd(&self) -> Option<Memfd<'a, M>> {
+        if self.compatible() != memfd::COMPATIBLE {
+            return None;
+        }
+        Memfd::new(self.mem, self.map, PhysAddr::new(self.data())).ok()
+    }
+
+    /// The page size of the handover.
+    pub fn page_size(&self) -> PageSize {
+        self.map.page()
+    }
+}

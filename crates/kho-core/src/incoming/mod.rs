@@ -1,0 +1,358 @@
+//! Taking over what a predecessor left.
+//!
+//! A handover is a claim until it is checked. [`Incoming::check`] is the one pass over everything
+//! that the description points to: addresses, alignment, cycles, counts, names, and that each
+//! piece of memory is preserved and has one owner. What comes out can only be built by passing, so
+//! every later call on it is infallible. Nothing is allocated; the caller lends a workspace.
+//!
+//! The accessors read the description again. Should the memory change after the check, they find
+//! less or something else, but they do not panic and do not leave the memory that was lent.
+//!
+//! # Not checked here
+//! What is inside sub-blobs and file data that only their owners understand.
+
+mod block;
+mod claims;
+mod error;
+pub(crate) mod fdt;
+mod luo;
+mod map;
+mod memblock;
+mod memfd;
+mod metadata;
+mod places;
+pub(crate) mod read;
+mod root;
+mod runs;
+mod vmalloc;
+
+use kho_abi::fdt::Generation;
+use kho_abi::metadata::KexecMetadata;
+use kho_abi::{luo as luo_abi, memblock as memblock_abi, metadata as metadata_abi};
+use kho_hal::{FrozenMem, Order, PageSize, PhysAddr, PhysRange};
+
+use crate::BootData;
+pub(crate) use claims::Claims;
+use map::Map;
+
+pub use block::Blocks;
+pub use error::{Fault, FdtError, IncomingError, Part};
+pub use luo::{File, Luo, Session};
+pub use memblock::{Region, ReserveMem};
+pub use memfd::{Memfd, Segment};
+pub use places::{Ram, Scratch};
+pub use root::{RootFdt, Subtree};
+pub use runs::{Extents, Folio, Folios};
+pub use vmalloc::Vmalloc;
+
+/// What the reader has to be told, because no handover says it.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine<'a> {
+    /// The predecessor's page size.
+    pub page_size: PageSize,
+    /// What is RAM.
+    pub ram: Ram<'a>,
+}
+
+/// A sub-blob that this library knows.
+#[derive(Clone, Copy, Debug)]
+pub enum Component<T> {
+    /// The predecessor did not hand one over.
+    Absent,
+    /// There is one, of a version that is not known. Its memory is preserved, like any.
+    UnknownVersion,
+    /// There is one, and all of it is checked.
+    Known(T),
+}
+
+impl<T> Component<T> {
+    /// The component, if it is known.
+    pub fn known(self) -> Option<T> {
+        match self {
+            Self::Known(component) => Some(component),
+            Self::Absent | Self::UnknownVersion => None,
+        }
+    }
+
+    fn found(component: Option<T>) -> Self {
+        component.map_or(Self::UnknownVersion, Self::Known)
+    }
+}
+
+/// A checked handover. See the [module](self).
+#[derive(Debug)]
+pub struct Incoming<'a, M> {
+    mem: &'a M,
+    boot: BootData,
+    scratch: Scratch<'a>,
+    root: RootFdt<'a>,
+    map: Map<'a, M>,
+    luo: Component<Luo<'a, M>>,
+    metadata: Component<&'a KexecMetadata>,
+    reserve_mem: ReserveMem<'a>,
+}
+
+/// What the known sub-blobs turned out to be.
+struct Components<'a, M> {
+    luo: Component<Luo<'a, M>>,
+    metadata: Component<&'a KexecMetadata>,
+    reserve_mem: ReserveMem<'a>,
+}
+
+impl<'a, M: FrozenMem> Incoming<'a, M> {
+    /// Checks the handover that `boot` names.
+    ///
+    /// `workspace` is memory to mark visited pages in; its contents do not matter, before or after.
+    /// A few hundred words do. The check takes time linear in the size of the description if there
+    /// is a bit for each page between the lowest and the highest address that the description
+    /// names (32 KiB for each GiB of 4 KiB pages), else a pass over the description for each
+    /// further window of that many pages in which something lies.
+    ///
+    /// # Errors
+    /// [`IncomingError`]: which part is wrong, and what with it. Nothing has been changed.
+    pub fn check(
+        mem: &'a M,
+        boot: BootData,
+        machine: Machine<'_>,
+        workspace: &mut [u64],
+    ) -> Result<Self, IncomingError> {
+        let Machine {
+            page_size: page,
+            ram,
+        } = machine;
+        let scratch = Scratch::check(mem, &ram, boot.scratch_addr, boot.scratch_size)?;
+        let root =
+            RootFdt::check(mem, boot, page, &ram).map_err(|fault| Part::RootFdt.is(fault))?;
+        let fault = |fault| Part::Map.is(fault);
+        let mut map = Map::new(mem, page, root.map());
+        map.check_nodes(&ram, &scratch, workspace).map_err(fault)?;
+        map.check_folios(&ram, &scratch).map_err(fault)?;
+        map.check_nodes_are_apart().map_err(fault)?;
+        let mut components = None;
+        places::each_page_once(workspace, page, |once| {
+            let mut claims = Claims { map, once };
+            components = Some(Self::check_components(mem, &root, &mut claims)?);
+            Ok(())
+        })?;
+        let Components {
+            luo,
+            metadata,
+            reserve_mem,
+        } = components.unwrap_or(Components {
+            luo: Component::Absent,
+            metadata: Component::Absent,
+            reserve_mem: ReserveMem::NONE,
+        });
+        if let Component::Known(luo) = &luo {
+            luo.check_names(workspace)
+                .map_err(|fault| Part::Luo.is(fault))?;
+        }
+        Ok(Self {
+            mem,
+            boot,
+            scratch,
+            root,
+            map,
+            luo,
+            metadata,
+            reserve_mem,
+        })
+    }
+
+    fn check_components(
+        mem: &'a M,
+        root: &RootFdt<'a>,
+        claims: &mut Claims<'_, 'a, M>,
+    ) -> Result<Components<'a, M>, IncomingError> {
+        let mut found = Components {
+            luo: Component::Absent,
+            metadata: Component::Absent,
+            reserve_mem: ReserveMem::NONE,
+        };
+        root.check_memory(mem, claims)?;
+        for blob in root.subtrees(mem) {
+            match blob.name {
+                luo_abi::NODE => {
+                    found.luo = Component::found(Luo::check(mem, blob.range, claims)?);
+                }
+                metadata_abi::NODE => {
+                    let metadata = metadata::check(mem, blob.range);
+                    let metadata = metadata.map_err(|fault| Part::Metadata.is(fault))?;
+                    found.metadata = Component::found(metadata);
+                }
+                memblock_abi::NODE => {
+                    let regions = ReserveMem::check(mem, blob.range, claims);
+                    found.reserve_mem = regions.map_err(|fault| Part::ReserveMem.is(fault))?;
+                }
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+
+    /// The claim that was checked.
+    pub fn boot_data(&self) -> BootData {
+        self.boot
+    }
+
+    /// The generation of the format.
+    pub fn generation(&self) -> Generation {
+        self.root.generation()
+    }
+
+    /// The page size that the handover was read with.
+    pub fn page_size(&self) -> PageSize {
+        self.map.page()
+    }
+
+    /// Bytes of the root FDT.
+    pub fn fdt_size(&self) -> usize {
+        self.root.total_size()
+    }
+
+    /// The scratch areas: the successor of a handover starts there, and so does ours.
+    pub fn scratch(&self) -> Scratch<'a> {
+        self.scratch
+    }
+
+    /// Where the map of preserved memory starts.
+    pub fn map_addr(&self) -> PhysAddr {
+        self.map.root()
+    }
+
+    /// The pages that hold the map itself, in no particular order. They are not preserved: nothing
+    /// else may be put there until the last use of this object.
+    pub fn map_pages(&self, mut visit: impl FnMut(PhysAddr)) {
+        // The pages were all read by the check.
+        let _ = self.map.visit_nodes(0, &mut |node| {
+            visit(node);
+            Ok(())
+        });
+    }
+
+    /// All preserved folios, by ascending address.
+    pub fn folios(&self) -> Folios<'a, M> {
+        let all = PhysRange::new(PhysAddr::new(0), u64::MAX).unwrap_or_default();
+        Folios::new(self.map, all)
+    }
+
+    /// The preserved folios that touch `range`, by ascending address.
+    pub fn folios_in(&self, range: PhysRange) -> Folios<'a, M> {
+        Folios::new(self.map, range)
+    }
+
+    /// Preserved memory as the longest ranges without a gap, ascending.
+    pub fn extents(&self) -> Extents<'a, M> {
+        Extents::new(self.map)
+    }
+
+    /// The folio that contains `addr`, whatever its order; `None` if `addr` is not preserved.
+    pub fn folio_containing(&self, addr: PhysAddr) -> Option<Folio> {
+        self.map.folio_containing(addr).ok().flatten()
+    }
+
+    /// The folio whose first byte is at `addr`: what its owner takes into use.
+    ///
+    /// Whether it has been taken already is for the caller's allocator to know.
+    pub fn restore_folio(&self, addr: PhysAddr) -> Option<Folio> {
+        let order = self.map.order_of(addr).ok().flatten()?;
+        Some(Folio { addr, order })
+    }
+
+    /// The folios that a preserved range of pages consists of, ascending; `None` unless they are
+    /// exactly the range.
+    ///
+    /// Each folio says how far it reaches. That is not derived from the range, as the predecessor
+    /// may have split at a node's border.
+    pub fn restore_pages(&self, range: PhysRange) -> Option<Folios<'a, M>> {
+        let mut next = range.start();
+        for folio in self.folios_in(range) {
+            if folio.addr != next {
+                return None;
+            }
+            next = folio.range(self.page_size()).end();
+        }
+        (next == range.end()).then(|| self.folios_in(range))
+    }
+
+    /// The area that a descriptor in a sub-blob of the caller's leads to; it is checked now.
+    ///
+    /// # Errors
+    /// [`Part::Subtree`] and what is wrong with the list.
+    pub fn vmalloc(
+        &self,
+        descriptor: kho_abi::vmalloc::KhoVmalloc,
+        workspace: &mut [u64],
+    ) -> Result<Vmalloc<'a, M>, IncomingError> {
+        let list = Vmalloc::new(self.mem, self.page_size(), descriptor);
+        self.check_foreign(workspace, |claims| {
+            list.check(PhysAddr::new(descriptor.first.get()), claims)
+        })?;
+        Ok(list)
+    }
+
+    /// The set of blocks whose first is at `head`, 0 for an empty set; it is checked now. What the
+    /// entries mean is the caller's.
+    ///
+    /// # Errors
+    /// [`Part::Subtree`] and what is wrong with the chain.
+    pub fn blocks<T>(
+        &self,
+        head: PhysAddr,
+        workspace: &mut [u64],
+    ) -> Result<Blocks<'a, T, M>, IncomingError>
+    where
+        T: zerocopy::FromBytes + zerocopy::Immutable + zerocopy::KnownLayout,
+    {
+        let blocks = Blocks::new(self.mem, self.page_size(), head);
+        self.check_foreign(workspace, |claims| blocks.check(claims).map(|_| ()))?;
+        Ok(blocks)
+    }
+
+    /// Runs a check of something that only its owner knows of.
+    fn check_foreign(
+        &self,
+        workspace: &mut [u64],
+        mut check: impl FnMut(&mut Claims<'_, 'a, M>) -> Result<(), Fault>,
+    ) -> Result<(), IncomingError> {
+        let map = self.map;
+        places::each_page_once(workspace, self.page_size(), |once| {
+            check(&mut Claims { map, once })
+        })
+        .map_err(|fault| Part::Subtree.is(fault))
+    }
+
+    /// The sub-blobs, in the order of their nodes.
+    pub fn subtrees(&self) -> impl Iterator<Item = Subtree<'a>> + use<'a, M> {
+        self.root.subtrees(self.mem)
+    }
+
+    /// The sub-blob of this name.
+    pub fn subtree(&self, name: &str) -> Option<Subtree<'a>> {
+        self.subtrees().find(|blob| blob.name == name)
+    }
+
+    /// What LUO handed over.
+    pub fn luo(&self) -> Component<Luo<'a, M>> {
+        match &self.luo {
+            Component::Absent => Component::Absent,
+            Component::UnknownVersion => Component::UnknownVersion,
+            Component::Known(luo) => Component::Known(*luo),
+        }
+    }
+
+    /// Who handed over, and how often.
+    pub fn metadata(&self) -> Component<&'a KexecMetadata> {
+        self.metadata
+    }
+
+    /// The named reserved regions.
+    pub fn reserve_mem(&self) -> ReserveMem<'a> {
+        self.reserve_mem
+    }
+
+    /// The largest order of a preserved folio; `None` if nothing is preserved.
+    pub fn largest_order(&self) -> Option<Order> {
+        self.map.orders().next_back()
+    }
+}

@@ -1,0 +1,181 @@
+//! Lists of pages of a virtually contiguous area.
+
+use kho_abi::vmalloc::{
+    CHUNK_HEADER, FLAG_VM_ALLOC, FLAG_VM_ALLOW_HUGE, KhoVmalloc, chunk_capacity,
+};
+use kho_hal::{FrozenMem, Order, PageSize, PhysAddr, PhysRange};
+use zerocopy::little_endian::U64;
+
+use crate::incoming::{Claims, Fault, read};
+
+/// An area: contiguous for its owner, scattered in physical memory.
+#[derive(Debug)]
+pub struct Vmalloc<'a, M> {
+    mem: &'a M,
+    page: PageSize,
+    descriptor: KhoVmalloc,
+}
+
+impl<M> Clone for Vmalloc<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M> Copy for Vmalloc<'_, M> {}
+
+impl<'a, M: FrozenMem> Vmalloc<'a, M> {
+    pub(crate) fn new(mem: &'a M, page: PageSize, descriptor: KhoVmalloc) -> Self {
+        Self {
+            mem,
+            page,
+            descriptor,
+        }
+    }
+
+    /// Checks the list and reports all its memory; `at` is where the descriptor was read.
+    pub(crate) fn check(&self, at: PhysAddr, claims: &mut Claims<'_, 'a, M>) -> Result<(), Fault> {
+        let flags = self.descriptor.flags.get();
+        if flags & !(FLAG_VM_ALLOC | FLAG_VM_ALLOW_HUGE) != 0 {
+            return Err(Fault::Flags {
+                at,
+                found: flags.into(),
+            });
+        }
+        let order = Order::new(self.descriptor.order.get().into());
+        let order = order
+            .filter(|order| *order <= self.page.max_order())
+            .ok_or(Fault::Count {
+                at,
+                found: self.descriptor.order.get().into(),
+                max: self.page.max_order().as_u32().into(),
+            })?;
+        let total = u64::from(self.descriptor.total_pages.get());
+        let expected = total >> order.as_u32();
+        if total == 0 || expected << order.as_u32() != total {
+            return Err(Fault::Mismatch {
+                at,
+                found: total,
+                expected: expected.max(1) << order.as_u32(),
+            });
+        }
+        let capacity = chunk_capacity(self.page) as u64;
+        let max_chunks = expected / capacity + 1;
+        let (mut chunks, mut entries) = (0, 0);
+        let mut next = PhysAddr::new(self.descriptor.first.get());
+        if next == PhysAddr::new(0) {
+            return Err(Fault::Null { at });
+        }
+        while next != PhysAddr::new(0) {
+            chunks += 1;
+            if chunks > max_chunks {
+                return Err(Fault::Count {
+                    at: next,
+                    found: chunks,
+                    max: max_chunks,
+                });
+            }
+            claims.page(next)?;
+            let chunk = self.chunk(next)?;
+            let used = chunk.entries.iter().take_while(|entry| entry.get() != 0);
+            for (i, entry) in used.enumerate() {
+                let entry_at = PhysAddr::new(next.as_u64() + (CHUNK_HEADER + i * 8) as u64);
+                entries += 1;
+                if entries > expected {
+                    return Err(Fault::Count {
+                        at: entry_at,
+                        found: entries,
+                        max: expected,
+                    });
+                }
+                let group = PhysAddr::new(entry.get());
+                claims.pages(group, order.bytes(self.page).unwrap_or(u64::MAX))?;
+            }
+            next = chunk.next;
+        }
+        if entries != expected {
+            return Err(Fault::Mismatch {
+                at,
+                found: entries,
+                expected,
+            });
+        }
+        Ok(())
+    }
+
+    fn chunk(&self, at: PhysAddr) -> Result<Chunk<'a>, Fault> {
+        let words: &[U64] = read::array(self.mem, at, self.page.words())?;
+        let (next, entries) = words.split_first().ok_or(Fault::Null { at })?;
+        Ok(Chunk {
+            next: PhysAddr::new(next.get()),
+            entries,
+        })
+    }
+
+    /// Length of the area in bytes.
+    pub fn size(&self) -> u64 {
+        u64::from(self.descriptor.total_pages.get()) << self.page.shift()
+    }
+
+    /// The descriptor, as it lies in memory.
+    pub fn descriptor(&self) -> &KhoVmalloc {
+        &self.descriptor
+    }
+
+    /// The pages of the list itself, in order.
+    pub fn chunks(&self) -> impl Iterator<Item = PhysAddr> + use<'a, M> {
+        self.lists().map(|(at, _)| at)
+    }
+
+    /// The memory of the area, in the area's order: groups of `2^order` pages.
+    pub fn groups(&self) -> impl Iterator<Item = PhysRange> + use<'a, M> {
+        let size = self.group_size();
+        self.lists().flat_map(move |(_, entries)| {
+            let used = entries
+                .iter()
+                .map(|entry| entry.get())
+                .take_while(|&addr| addr != 0);
+            used.filter_map(move |addr| PhysRange::new(PhysAddr::new(addr), size))
+        })
+    }
+
+    /// The physical address of byte `offset` of the area, and how many bytes follow it there
+    /// without a break. Walks the list from its start.
+    pub fn locate(&self, offset: u64) -> Option<PhysRange> {
+        if offset >= self.size() {
+            return None;
+        }
+        let index = offset / self.group_size();
+        let within = offset % self.group_size();
+        let capacity = chunk_capacity(self.page) as u64;
+        let (_, entries) = self.lists().nth((index / capacity) as usize)?;
+        let start = PhysAddr::new(entries.get((index % capacity) as usize)?.get());
+        PhysRange::new(start.checked_add(within)?, self.group_size() - within)
+    }
+
+    /// Bytes that each entry stands for.
+    fn group_size(&self) -> u64 {
+        let order = Order::new(self.descriptor.order.get().into());
+        let size = order.and_then(|order| order.bytes(self.page));
+        size.unwrap_or(self.page.bytes())
+    }
+
+    /// The pages of the list with the entries in each. No more pages than the area needs.
+    fn lists(&self) -> impl Iterator<Item = (PhysAddr, &'a [U64])> + use<'a, M> {
+        let list = *self;
+        let groups = self.size() / self.group_size();
+        let mut left = groups / chunk_capacity(self.page) as u64 + 1;
+        let mut next = PhysAddr::new(self.descriptor.first.get());
+        core::iter::from_fn(move || {
+            left = left.checked_sub(1).filter(|_| next != PhysAddr::new(0))?;
+            let chunk = list.chunk(next).ok()?;
+            let at = core::mem::replace(&mut next, chunk.next);
+            Some((at, chunk.entries))
+        })
+    }
+}
+
+struct Chunk<'a> {
+    next: PhysAddr,
+    entries: &'a [U64],
+}

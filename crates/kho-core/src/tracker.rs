@@ -1,0 +1,331 @@
+//! The outgoing map of preserved memory: a radix tree that is the wire format while it grows.
+//!
+//! There is nothing to serialize at the end: the tree's pages are what the successor reads. All
+//! operations take `&self` and run on any number of CPUs without a lock. A missing part of a path
+//! is built in private and published by one compare-and-swap; a folio is one bit, set by fetch-or.
+//! So a failed allocation leaves the tree as it was, and a reader at any moment sees a valid tree.
+//!
+//! The tree's own pages are not preserved, as the format demands: the successor stays in scratch
+//! until it has read them.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use kho_abi::radix::{self, Key};
+use kho_hal::{Order, PageAlloc, PageSize, PhysAddr, PhysMem, PhysRange};
+
+use crate::OutgoingError;
+use crate::split::{Nodes, OneNode, blocks};
+
+/// Which memory survives. See the [module](self).
+#[derive(Debug)]
+pub struct Tracker<'s, M, A, N = OneNode> {
+    mem: M,
+    alloc: A,
+    page: PageSize,
+    scratch: &'s [PhysRange],
+    nodes: N,
+    root: PhysAddr,
+}
+
+impl<'s, M: PhysMem, A: PageAlloc> Tracker<'s, M, A> {
+    /// An empty tree on a machine whose memory is all on one node; allocates its root page.
+    ///
+    /// `scratch` is where the successor will start; nothing in it can be preserved.
+    ///
+    /// # Errors
+    /// [`OutgoingError::Alloc`].
+    pub fn new(
+        mem: M,
+        alloc: A,
+        page: PageSize,
+        scratch: &'s [PhysRange],
+    ) -> Result<Self, OutgoingError> {
+        Self::with_nodes(mem, alloc, page, scratch, OneNode)
+    }
+}
+
+impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
+    /// As [`Tracker::new`], on a machine with several nodes.
+    ///
+    /// # Errors
+    /// [`OutgoingError::Alloc`].
+    pub fn with_nodes(
+        mem: M,
+        alloc: A,
+        page: PageSize,
+        scratch: &'s [PhysRange],
+        nodes: N,
+    ) -> Result<Self, OutgoingError> {
+        let root = alloc.alloc(Order::ZERO)?;
+        Ok(Self {
+            mem,
+            alloc,
+            page,
+            scratch,
+            nodes,
+            root,
+        })
+    }
+
+    /// The root page: the value of the property `preserved-memory-map`.
+    pub fn root(&self) -> PhysAddr {
+        self.root
+    }
+
+    /// The page size that the tree is made for.
+    pub fn page_size(&self) -> PageSize {
+        self.page
+    }
+
+    /// Where the successor will start.
+    pub fn scratch(&self) -> &'s [PhysRange] {
+        self.scratch
+    }
+
+    /// The memory that the tree lies in.
+    pub fn mem(&self) -> &M {
+        &self.mem
+    }
+
+    /// The allocator of the tree's pages.
+    pub fn page_alloc(&self) -> &A {
+        &self.alloc
+    }
+
+    /// Preserves the folio of `order` at `addr`, to be taken over as one folio.
+    ///
+    /// A page preserved under two different orders is not noticed here, as that would cost a
+    /// look-up for each order; the successor's check refuses it.
+    ///
+    /// # Errors
+    /// [`OutgoingError::Key`] (misaligned, order too large), [`OutgoingError::InScratch`],
+    /// [`OutgoingError::AlreadyPreserved`], [`OutgoingError::Alloc`].
+    pub fn preserve_folio(&self, addr: PhysAddr, order: Order) -> Result<(), OutgoingError> {
+        let key = Key::encode(addr, order, self.page)?;
+        self.refuse_scratch(addr, order)?;
+        let (word, bit) = self.leaf_word(key)?;
+        if word.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
+            Ok(())
+        } else {
+            Err(OutgoingError::AlreadyPreserved { addr, order })
+        }
+    }
+
+    /// Undoes [`Tracker::preserve_folio`]. The tree keeps its pages.
+    ///
+    /// # Errors
+    /// [`OutgoingError::Key`], [`OutgoingError::NotPreserved`].
+    pub fn unpreserve_folio(&self, addr: PhysAddr, order: Order) -> Result<(), OutgoingError> {
+        let key = Key::encode(addr, order, self.page)?;
+        let not_preserved = OutgoingError::NotPreserved { addr, order };
+        let (word, bit) = self.find_leaf_word(key)?.ok_or(not_preserved)?;
+        if word.fetch_and(!bit, Ordering::Relaxed) & bit == 0 {
+            return Err(not_preserved);
+        }
+        Ok(())
+    }
+
+    /// Whether exactly this folio is preserved: same address and same order.
+    pub fn is_preserved(&self, addr: PhysAddr, order: Order) -> bool {
+        let key = Key::encode(addr, order, self.page).ok();
+        let found = key.and_then(|key| self.find_leaf_word(key).ok().flatten());
+        found.is_some_and(|(word, bit)| word.load(Ordering::Relaxed) & bit != 0)
+    }
+
+    /// Preserves the pages of `range` as the fewest naturally aligned blocks.
+    ///
+    /// # Errors
+    /// [`OutgoingError::BadRange`], and those of [`Tracker::preserve_folio`]; then no page of
+    /// the range that was not preserved before is.
+    pub fn preserve_pages(&self, range: PhysRange) -> Result<(), OutgoingError> {
+        self.check_range(range)?;
+        for (addr, order) in blocks(range, self.page, &self.nodes) {
+            if let Err(error) = self.preserve_folio(addr, order) {
+                self.drop_blocks(range, addr);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Undoes [`Tracker::preserve_pages`] of the same range. Parts of a range cannot be undone.
+    ///
+    /// # Errors
+    /// [`OutgoingError::BadRange`]; [`OutgoingError::NotPreserved`] with the first block that is
+    /// not, and then nothing is undone.
+    pub fn unpreserve_pages(&self, range: PhysRange) -> Result<(), OutgoingError> {
+        self.check_range(range)?;
+        for (addr, order) in blocks(range, self.page, &self.nodes) {
+            if !self.is_preserved(addr, order) {
+                return Err(OutgoingError::NotPreserved { addr, order });
+            }
+        }
+        self.drop_blocks(range, range.end());
+        Ok(())
+    }
+
+    /// Allocates zeroed memory of at least `size` bytes and preserves it as one folio.
+    ///
+    /// # Errors
+    /// [`OutgoingError::BadRange`] for a size of 0, [`OutgoingError::Alloc`], and those of
+    /// [`Tracker::preserve_folio`].
+    pub fn alloc_preserved(&self, size: u64) -> Result<(PhysAddr, Order), OutgoingError> {
+        let order = Order::for_bytes(size, self.page).ok_or(OutgoingError::BadRange {
+            range: PhysRange::default(),
+        })?;
+        let addr = self.alloc.alloc(order)?;
+        match self.preserve_folio(addr, order) {
+            Ok(()) => Ok((addr, order)),
+            Err(error) => {
+                self.alloc.free(addr, order);
+                Err(error)
+            }
+        }
+    }
+
+    /// Unpreserves and frees what [`Tracker::alloc_preserved`] gave.
+    ///
+    /// # Errors
+    /// [`OutgoingError::NotPreserved`]; then nothing is freed.
+    pub fn free_preserved(&self, addr: PhysAddr, order: Order) -> Result<(), OutgoingError> {
+        self.unpreserve_folio(addr, order)?;
+        self.alloc.free(addr, order);
+        Ok(())
+    }
+
+    /// Frees the tree's pages. What was preserved is forgotten.
+    pub fn destroy(self) {
+        self.free_node(self.root, radix::depth(self.page) - 1);
+    }
+
+    fn check_range(&self, range: PhysRange) -> Result<(), OutgoingError> {
+        let aligned =
+            range.start().is_page_aligned(self.page) && range.end().is_page_aligned(self.page);
+        if range.is_empty() || !aligned {
+            return Err(OutgoingError::BadRange { range });
+        }
+        Ok(())
+    }
+
+    fn refuse_scratch(&self, addr: PhysAddr, order: Order) -> Result<(), OutgoingError> {
+        let key_error = radix::KeyError::Misaligned { addr, order };
+        let range = PhysRange::folio(addr, order, self.page).ok_or(key_error)?;
+        match self.scratch.iter().find(|area| area.overlaps(range)) {
+            Some(&scratch) => Err(OutgoingError::InScratch { range, scratch }),
+            None => Ok(()),
+        }
+    }
+
+    /// Clears the bits of the blocks of `range` below `end`.
+    fn drop_blocks(&self, range: PhysRange, end: PhysAddr) {
+        for (addr, order) in blocks(range, self.page, &self.nodes) {
+            if addr >= end {
+                return;
+            }
+            // Set by this CPU a moment ago, or seen set; somebody else's unpreserve is no harm.
+            let _ = self.unpreserve_folio(addr, order);
+        }
+    }
+
+    fn entries(&self, node: PhysAddr) -> Result<&[AtomicU64], OutgoingError> {
+        Ok(self.mem.words(node, self.page.words())?)
+    }
+
+    fn entry(&self, node: PhysAddr, key: Key, level: u32) -> Result<&AtomicU64, OutgoingError> {
+        let index = radix::table_index(key, level, self.page);
+        let addr = node.as_u64() + index as u64 * 8;
+        let words = self.mem.words(PhysAddr::new(addr), 1)?;
+        words.first().ok_or(absent(node))
+    }
+
+    fn leaf_entry(&self, leaf: PhysAddr, key: Key) -> Result<(&AtomicU64, u64), OutgoingError> {
+        let bit = radix::leaf_bit(key, self.page) as u64;
+        let words = self
+            .mem
+            .words(PhysAddr::new(leaf.as_u64() + bit / 64 * 8), 1)?;
+        Ok((words.first().ok_or(absent(leaf))?, 1 << (bit % 64)))
+    }
+
+    /// The word and the bit of `key`, if the path to it exists.
+    fn find_leaf_word(&self, key: Key) -> Result<Option<(&AtomicU64, u64)>, OutgoingError> {
+        let mut node = self.root;
+        for level in (1..radix::depth(self.page)).rev() {
+            // Acquire: pairs with the release that published the child, so that it reads as zeroed.
+            match self.entry(node, key, level)?.load(Ordering::Acquire) {
+                0 => return Ok(None),
+                child => node = PhysAddr::new(child),
+            }
+        }
+        self.leaf_entry(node, key).map(Some)
+    }
+
+    /// The word and the bit of `key`; builds what is missing of the path.
+    fn leaf_word(&self, key: Key) -> Result<(&AtomicU64, u64), OutgoingError> {
+        let mut node = self.root;
+        for level in (1..radix::depth(self.page)).rev() {
+            let entry = self.entry(node, key, level)?;
+            let mut child = entry.load(Ordering::Acquire);
+            if child == 0 {
+                child = self.publish(entry, key, level - 1)?;
+            }
+            node = PhysAddr::new(child);
+        }
+        self.leaf_entry(node, key)
+    }
+
+    /// Links a new node of `level`, with the path from it to the leaf of `key`, into `entry`.
+    /// Returns the node linked there, ours or that of a CPU that was faster.
+    fn publish(&self, entry: &AtomicU64, key: Key, level: u32) -> Result<u64, OutgoingError> {
+        let new = self.build_path(key, level)?;
+        match entry.compare_exchange(0, new.as_u64(), Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => Ok(new.as_u64()),
+            Err(winner) => {
+                self.free_node(new, level);
+                Ok(winner)
+            }
+        }
+    }
+
+    /// A chain of new nodes from `level` down to the leaf of `key`, linked to each other only.
+    fn build_path(&self, key: Key, level: u32) -> Result<PhysAddr, OutgoingError> {
+        let mut child = self.alloc.alloc(Order::ZERO)?;
+        for level in 1..=level {
+            let table = self.alloc.alloc(Order::ZERO).map_err(OutgoingError::from);
+            let linked = table.and_then(|table| match self.entry(table, key, level) {
+                Ok(entry) => {
+                    entry.store(child.as_u64(), Ordering::Relaxed);
+                    Ok(table)
+                }
+                Err(error) => {
+                    self.alloc.free(table, Order::ZERO);
+                    Err(error)
+                }
+            });
+            match linked {
+                Ok(table) => child = table,
+                Err(error) => {
+                    self.free_node(child, level - 1);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(child)
+    }
+
+    /// Frees a node and all below it. The depth of the recursion is that of the tree: 6 at most.
+    fn free_node(&self, node: PhysAddr, level: u32) {
+        if level > 0 {
+            for entry in self.entries(node).unwrap_or_default() {
+                let child = entry.load(Ordering::Acquire);
+                if child != 0 {
+                    self.free_node(PhysAddr::new(child), level - 1);
+                }
+            }
+        }
+        self.alloc.free(node, Order::ZERO);
+    }
+}
+
+fn absent(addr: PhysAddr) -> OutgoingError {
+    OutgoingError::Memory(kho_hal::MemError::Absent { addr, len: 8 })
+}
