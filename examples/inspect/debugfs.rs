@@ -1,0 +1,57 @@
+//! A handover as Linux shows it in debugfs: descriptions and blobs, but not the memory they name.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use kho::core::incoming::RootFdt;
+use kho::hal::PhysAddr;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+/// The facts in a folder that holds `fdt` and `sub_fdts`, or two such folders, `in` and `out`.
+pub fn facts(folder: &Path) -> Result<Value, String> {
+    if folder.join("fdt").exists() {
+        return side(folder);
+    }
+    let mut sides = BTreeMap::new();
+    for name in ["in", "out"] {
+        let path = folder.join(name);
+        if path.join("fdt").exists() {
+            sides.insert(
+                name,
+                side(&path).map_err(|error| format!("{name}: {error}"))?,
+            );
+        }
+    }
+    if sides.is_empty() {
+        return Err("there is no description: neither fdt, in/fdt nor out/fdt".to_owned());
+    }
+    Ok(json!({ "debugfs": sides }))
+}
+
+fn side(folder: &Path) -> Result<Value, String> {
+    let bytes = fs::read(folder.join("fdt")).map_err(|error| format!("fdt: {error}"))?;
+    let root = RootFdt::parse(&bytes, PhysAddr::new(0)).map_err(|error| error.to_string())?;
+    let mut subtrees = BTreeMap::new();
+    for (name, addr, size) in root.nodes() {
+        let mut blob = json!({ "addr": addr.as_u64(), "size": size });
+        if let Ok(bytes) = fs::read(folder.join("sub_fdts").join(name)) {
+            let digest = Sha256::digest(&bytes);
+            blob["size"] = json!(bytes.len());
+            blob["sha256"] = json!(
+                digest
+                    .iter()
+                    .map(|b| format!("{b:02x}"))
+                    .collect::<String>()
+            );
+        }
+        subtrees.insert(name, blob);
+    }
+    Ok(json!({
+        "compatible": root.generation().compatible(),
+        "fdt_totalsize": root.total_size(),
+        "preserved_memory_map": root.map().as_u64(),
+        "subtrees": subtrees,
+    }))
+}

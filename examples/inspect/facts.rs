@@ -1,0 +1,220 @@
+//! A checked handover as one JSON object.
+
+use std::collections::BTreeMap;
+
+use kho::abi::radix;
+use kho::core::incoming::{Component, File, Incoming, Luo, Memfd};
+use kho::hal::{FrozenMem, PhysAddr, PhysRange};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::image::Arch;
+
+/// Folios shown by name; of all others only the digest.
+const HEAD: usize = 16;
+const MEMFD_HEAD: usize = 4;
+
+pub fn of<M: FrozenMem>(
+    mem: &M,
+    incoming: &Incoming<'_, M>,
+    arch: Arch,
+    entry: PhysAddr,
+) -> Result<Value, String> {
+    let boot = incoming.boot_data();
+    let mut facts = json!({
+        "arch": arch.name(),
+        "page_size": incoming.page_size().bytes(),
+        "entry": entry.as_u64(),
+        "kho_data": {
+            "fdt_addr": boot.fdt_addr.as_u64(),
+            "fdt_size": boot.fdt_size,
+            "scratch_addr": boot.scratch_addr.as_u64(),
+            "scratch_size": boot.scratch_size,
+        },
+        "scratch": incoming.scratch().areas().map(range).collect::<Vec<_>>(),
+        "compatible": incoming.generation().compatible(),
+        "fdt_totalsize": incoming.fdt_size(),
+        "preserved_memory_map": incoming.map_addr().as_u64(),
+        "extents": incoming.extents().map(range).collect::<Vec<_>>(),
+        "reserve_mem": incoming.reserve_mem().iter().map(|region| {
+            let value = json!({
+                "start": region.range.start().as_u64(),
+                "size": region.range.size(),
+            });
+            (region.name.to_owned(), value)
+        }).collect::<BTreeMap<_, _>>(),
+    });
+    facts["subtrees"] = subtrees(mem, incoming)?;
+    folios(incoming, &mut facts);
+    facts["kexec_metadata"] = match incoming.metadata() {
+        Component::Known(metadata) => json!({
+            "version": metadata.version.get(),
+            "previous_release": metadata.previous_release.to_string(),
+            "kexec_count": metadata.kexec_count.get(),
+        }),
+        Component::UnknownVersion => json!("unknown version"),
+        Component::Absent => Value::Null,
+    };
+    facts["luo"] = match incoming.luo() {
+        Component::Known(luo) => luo_facts(mem, &luo),
+        Component::UnknownVersion => json!("unknown version"),
+        Component::Absent => Value::Null,
+    };
+    Ok(facts)
+}
+
+fn range(range: PhysRange) -> Value {
+    json!({ "addr": range.start().as_u64(), "size": range.size() })
+}
+
+fn subtrees<M: FrozenMem>(mem: &M, incoming: &Incoming<'_, M>) -> Result<Value, String> {
+    let mut found = BTreeMap::new();
+    for blob in incoming.subtrees() {
+        let (addr, size) = (blob.range.start(), blob.range.size());
+        let bytes = mem
+            .bytes(addr, size as usize)
+            .map_err(|error| error.to_string())?;
+        let value = json!({
+            "addr": addr.as_u64(),
+            "size": size,
+            "sha256": hex(&Sha256::digest(bytes)),
+        });
+        found.insert(blob.name, value);
+    }
+    Ok(json!(found))
+}
+
+fn folios<M: FrozenMem>(incoming: &Incoming<'_, M>, facts: &mut Value) {
+    let page = incoming.page_size();
+    let (mut count, mut bytes, mut head) = (0u64, 0, Vec::new());
+    let mut by_order = BTreeMap::new();
+    let mut digest = Sha256::new();
+    for folio in incoming.folios() {
+        let (addr, order) = (folio.addr.as_u64(), folio.order.as_u32());
+        digest.update(addr.to_le_bytes());
+        digest.update(order.to_le_bytes());
+        *by_order.entry(order).or_insert(0u64) += 1;
+        count += 1;
+        bytes += folio.range(page).size();
+        if head.len() < HEAD {
+            head.push(json!([addr, order]));
+        }
+    }
+    let mut nodes = Vec::new();
+    incoming.map_pages(|node| nodes.push(node.as_u64()));
+    nodes.sort_unstable();
+    let by_order: BTreeMap<_, _> = by_order
+        .into_iter()
+        .map(|(order, count)| (order.to_string(), count))
+        .collect();
+    facts["radix"] = json!({
+        "depth": radix::depth(page),
+        "node_pages": nodes,
+        "folios": count,
+    });
+    facts["folios_by_order"] = json!(by_order);
+    facts["preserved_bytes"] = json!(bytes);
+    facts["folios_sha256"] = json!(hex(&digest.finalize()));
+    facts["folios_head"] = json!(head);
+}
+
+fn luo_facts<M: FrozenMem>(mem: &M, luo: &Luo<'_, M>) -> Value {
+    let sessions = luo.sessions().map(|session| {
+        json!({
+            "name": String::from_utf8_lossy(session.name()),
+            "count": session.count(),
+            "files": session.files().map(|file| file_facts(mem, &file)).collect::<Vec<_>>(),
+        })
+    });
+    let flbs = luo.flbs().iter().map(|flb| {
+        json!({
+            "name": flb.name.to_string(),
+            "data": flb.data.get(),
+            "count": flb.count.get(),
+        })
+    });
+    json!({
+        "compatible": kho::abi::luo::COMPATIBLE,
+        "liveupdate_num": luo.liveupdate_num(),
+        "sessions": sessions.collect::<Vec<_>>(),
+        "flb_pgcnt": luo.flb_pages(),
+        "flbs": flbs.collect::<Vec<_>>(),
+    })
+}
+
+fn file_facts<M: FrozenMem>(mem: &M, file: &File<'_, M>) -> Value {
+    let mut facts = json!({
+        "compatible": file.compatible(),
+        "token": file.token(),
+        "data": file.data(),
+    });
+    if let Some(memfd) = file.memfd() {
+        facts["memfd"] = memfd_facts(mem, &memfd);
+    }
+    facts
+}
+
+fn memfd_facts<M: FrozenMem>(mem: &M, memfd: &Memfd<'_, M>) -> Value {
+    let ser = memfd.descriptor();
+    let list = memfd.vmalloc();
+    let mut head = Vec::new();
+    let mut digest = Sha256::new();
+    for folio in memfd.folios() {
+        let (pfn, flags, index) = (folio.pfn().as_u64(), folio.flags(), folio.index.get());
+        for number in [pfn, flags.into(), index] {
+            digest.update(number.to_le_bytes());
+        }
+        if head.len() < MEMFD_HEAD {
+            head.push(json!([pfn, flags, index]));
+        }
+    }
+    let content = content(mem, memfd);
+    let mut facts = json!({
+        "pos": ser.pos.get(),
+        "size": ser.size.get(),
+        "seals": ser.seals.get(),
+        "flags": ser.flags.get(),
+        "nr_folios": ser.nr_folios.get(),
+        "vmalloc": {
+            "total_pages": list.descriptor().total_pages.get(),
+            "flags": list.descriptor().flags.get(),
+            "order": list.descriptor().order.get(),
+            "chunks": list.chunks().count(),
+        },
+        "folios_head": head,
+        "folios_sha256": hex(&digest.finalize()),
+        "content_in_image": content.is_some(),
+    });
+    if let Some(content) = content {
+        facts["content_sha256"] = json!(content);
+    }
+    facts
+}
+
+/// The digest of the file's bytes, holes as zeroes; `None` if the image lacks some of them.
+fn content<M: FrozenMem>(mem: &M, memfd: &Memfd<'_, M>) -> Option<String> {
+    let mut digest = Sha256::new();
+    let mut done = 0;
+    let zeroes = |digest: &mut Sha256, mut count: u64| {
+        while count > 0 {
+            let n = count.min(4096);
+            digest.update(&[0; 4096][..n as usize]);
+            count -= n;
+        }
+    };
+    for segment in memfd.segments() {
+        zeroes(&mut digest, segment.offset - done);
+        let size = segment.range.size();
+        digest.update(mem.bytes(segment.range.start(), size as usize).ok()?);
+        done = segment.offset + size;
+    }
+    zeroes(
+        &mut digest,
+        memfd.descriptor().size.get().checked_sub(done)?,
+    );
+    Some(hex(&digest.finalize()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,104 @@
+//! A handover in an image of physical memory.
+
+use std::fs;
+
+use kho::core::BootData;
+use kho::core::incoming::{Incoming, Machine, Ram};
+use kho::hal::sim::{ElfImage, Machine as ElfMachine, SimMemory};
+use kho::hal::{PageSize, PhysAddr};
+use serde_json::Value;
+
+use crate::{Options, facts};
+
+/// How the boot data is passed, by architecture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arch {
+    /// `setup_data` behind the boot parameters.
+    X86_64,
+    /// `/chosen` of the device tree.
+    Aarch64,
+}
+
+impl Arch {
+    pub fn parse(name: &str) -> Result<Self, &'static str> {
+        match name {
+            "x86_64" => Ok(Self::X86_64),
+            "aarch64" | "arm64" => Ok(Self::Aarch64),
+            _ => Err("the architecture is x86_64 or aarch64"),
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64",
+            Self::Aarch64 => "aarch64",
+        }
+    }
+}
+
+/// An image, with what is known of the machine it was taken from.
+struct Image {
+    memory: SimMemory,
+    arch: Arch,
+    entry: PhysAddr,
+    page_size: PageSize,
+}
+
+/// Everything there is to say of the handover in a file.
+pub fn facts(options: &Options) -> Result<Value, String> {
+    let file = fs::read(&options.path).map_err(|error| error.to_string())?;
+    let mut image = if file.starts_with(b"\x7fELF") {
+        from_elf(&file, options)?
+    } else {
+        from_raw(&file, options)?
+    };
+    drop(file);
+    let memory = image.memory.freeze();
+    let boot = match image.arch {
+        Arch::X86_64 => BootData::from_boot_params(&memory, image.entry),
+        Arch::Aarch64 => BootData::from_device_tree(&memory, image.entry),
+    };
+    let boot = boot.map_err(|error| error.to_string())?;
+    let machine = Machine {
+        page_size: image.page_size,
+        ram: Ram::Unknown,
+    };
+    // A bit for each page of 16 GiB; larger images take more passes.
+    let mut workspace = vec![0; 1 << 16];
+    let incoming = Incoming::check(&memory, boot, machine, &mut workspace);
+    let incoming = incoming.map_err(|error| error.to_string())?;
+    facts::of(&memory, &incoming, image.arch, image.entry)
+}
+
+fn from_elf(file: &[u8], options: &Options) -> Result<Image, String> {
+    let elf = ElfImage::parse(file).map_err(|error| error.to_string())?;
+    let arch = match (options.arch, elf.machine) {
+        (Some(arch), _) => arch,
+        (None, ElfMachine::X86_64) => Arch::X86_64,
+        (None, ElfMachine::Aarch64) => Arch::Aarch64,
+        (None, other) => return Err(format!("no handover is known for the machine {other:?}")),
+    };
+    let page_size = options.page_size.or(elf.page_size);
+    Ok(Image {
+        memory: elf.memory,
+        arch,
+        entry: options.entry.unwrap_or(elf.entry),
+        page_size: page_size.ok_or("the segments' alignment is no page size: give --page-size")?,
+    })
+}
+
+fn from_raw(file: &[u8], options: &Options) -> Result<Image, String> {
+    let arch = options
+        .arch
+        .ok_or("not an ELF file; for a RAM file give --arch")?;
+    let base = options.base.unwrap_or(PhysAddr::new(match arch {
+        Arch::X86_64 => 0,
+        Arch::Aarch64 => 0x4000_0000,
+    }));
+    Ok(Image {
+        memory: SimMemory::from_raw(base, file).map_err(|error| error.to_string())?,
+        arch,
+        entry: options.entry.ok_or("for a RAM file give --entry")?,
+        page_size: options.page_size.unwrap_or(PageSize::Size4K),
+    })
+}

@@ -1,0 +1,119 @@
+//! Shows the handover in an image of a machine's memory.
+//!
+//! ```text
+//! inspect [--json] [--page-size BYTES] FILE.elf
+//! inspect [--json] [--page-size BYTES] --arch x86_64|aarch64 --entry ADDR [--base ADDR] RAM-FILE
+//! inspect [--json] /sys/kernel/debug/kho
+//! ```
+//!
+//! An ELF core names entry address, architecture and page size itself. For a raw RAM file they are
+//! given: the entry is the address of the boot parameters (x86_64) or the device tree (aarch64),
+//! the base is the physical address of the file's first byte. A folder of debugfs blobs has the
+//! description but not the memory it points to.
+//!
+//! Exit status: 0 the handover is whole and valid, 1 it is not, 2 wrong usage.
+#![allow(
+    clippy::indexing_slicing,
+    reason = "serde_json indexes objects by name, which inserts"
+)]
+
+mod debugfs;
+mod facts;
+mod image;
+mod text;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use kho::hal::{PageSize, PhysAddr};
+use serde_json::Value;
+
+use crate::image::Arch;
+
+const USAGE: &str = "\
+usage: inspect [--json] [--page-size BYTES] FILE.elf
+       inspect [--json] [--page-size BYTES] --arch x86_64|aarch64 --entry ADDR
+               [--base ADDR] RAM-FILE
+       inspect [--json] /sys/kernel/debug/kho";
+
+/// What the command line says.
+#[derive(Debug, Default)]
+struct Options {
+    json: bool,
+    page_size: Option<PageSize>,
+    arch: Option<Arch>,
+    entry: Option<PhysAddr>,
+    base: Option<PhysAddr>,
+    path: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let options = match parse(lexopt::Parser::from_env()) {
+        Ok(Some(options)) => options,
+        Ok(None) => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("inspect: {error}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let found = if options.path.is_dir() {
+        debugfs::facts(&options.path)
+    } else {
+        image::facts(&options)
+    };
+    match found {
+        Ok(facts) => {
+            print(&facts, options.json);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("inspect: {}: {error}", options.path.display());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print(facts: &Value, json: bool) {
+    if json {
+        println!("{facts:#}");
+    } else {
+        print!("{}", text::page(facts));
+    }
+}
+
+/// The options, or `None` if help is asked for.
+fn parse(mut args: lexopt::Parser) -> Result<Option<Options>, lexopt::Error> {
+    use lexopt::prelude::*;
+    let mut options = Options::default();
+    let mut path = None;
+    while let Some(arg) = args.next()? {
+        match arg {
+            Long("json") => options.json = true,
+            Long("page-size") => {
+                let page = args.value()?.parse_with(number)?;
+                let page =
+                    PageSize::from_bytes(page).ok_or("pages have 4096, 16384 or 65536 bytes");
+                options.page_size = Some(page?);
+            }
+            Long("arch") => options.arch = Some(args.value()?.parse_with(Arch::parse)?),
+            Long("entry") => options.entry = Some(PhysAddr::new(args.value()?.parse_with(number)?)),
+            Long("base") => options.base = Some(PhysAddr::new(args.value()?.parse_with(number)?)),
+            Long("help") | Short('h') => return Ok(None),
+            Value(value) if path.is_none() => path = Some(value),
+            other => return Err(other.unexpected()),
+        }
+    }
+    options.path = path.ok_or("no file is given")?.into();
+    Ok(Some(options))
+}
+
+/// A decimal or, with 0x, hexadecimal number.
+fn number(text: &str) -> Result<u64, std::num::ParseIntError> {
+    match text.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16),
+        None => text.parse(),
+    }
+}
