@@ -24,12 +24,8 @@ extern crate alloc;
 extern crate std;
 
 mod boot;
-mod error;
 pub mod incoming;
-mod split;
-mod tracker;
+pub mod outgoing;
 
 pub use boot::{BootData, SETUP_DATA_LEN};
-pub use error::OutgoingError;
-pub use split::{Nodes, OneNode};
-pub use tracker::Tracker;
+pub use outgoing::{OutgoingError, Tracker};

@@ -14,7 +14,7 @@ use kho_abi::radix::{self, Key};
 use kho_hal::{Order, PageAlloc, PageSize, PhysAddr, PhysMem, PhysRange};
 
 use crate::OutgoingError;
-use crate::split::{Nodes, OneNode, blocks};
+use crate::outgoing::split::{Nodes, OneNode, blocks};
 
 /// Which memory survives. See the [module](self).
 #[derive(Debug)]
@@ -154,13 +154,22 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
     /// [`OutgoingError::BadRange`]; [`OutgoingError::NotPreserved`] with the first block that is
     /// not, and then nothing is undone.
     pub fn unpreserve_pages(&self, range: PhysRange) -> Result<(), OutgoingError> {
+        self.check_pages_preserved(range)?;
+        self.drop_blocks(range, range.end());
+        Ok(())
+    }
+
+    /// Whether [`Tracker::unpreserve_pages`] would succeed.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check_pages_preserved(&self, range: PhysRange) -> Result<(), OutgoingError> {
         self.check_range(range)?;
         for (addr, order) in blocks(range, self.page, &self.nodes) {
             if !self.is_preserved(addr, order) {
                 return Err(OutgoingError::NotPreserved { addr, order });
             }
         }
-        self.drop_blocks(range, range.end());
         Ok(())
     }
 
@@ -191,6 +200,25 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
         self.unpreserve_folio(addr, order)?;
         self.alloc.free(addr, order);
         Ok(())
+    }
+
+    /// Calls `visit` for every page of the tree. They are not preserved, and must be left alone
+    /// until the successor has read them.
+    pub fn for_each_page(&self, mut visit: impl FnMut(PhysAddr)) {
+        self.visit_pages(self.root, radix::depth(self.page) - 1, &mut visit);
+    }
+
+    /// Recursive to the depth of the tree: 6 at most.
+    fn visit_pages(&self, node: PhysAddr, level: u32, visit: &mut dyn FnMut(PhysAddr)) {
+        visit(node);
+        if level > 0 {
+            for entry in self.entries(node).unwrap_or_default() {
+                match entry.load(Ordering::Acquire) {
+                    0 => {}
+                    child => self.visit_pages(PhysAddr::new(child), level - 1, visit),
+                }
+            }
+        }
     }
 
     /// Frees the tree's pages. What was preserved is forgotten.

@@ -1,0 +1,68 @@
+//! Writing the root description.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use kho_abi::NameError;
+use kho_abi::fdt::{
+    BLOB_SIZE, COMPATIBLE, Generation, MAX_NODE_NAME, PRESERVED_DATA, PRESERVED_MEMORY_MAP,
+};
+use kho_hal::{PhysAddr, PhysRange};
+use vm_fdt::FdtWriter;
+
+use crate::OutgoingError;
+
+/// A sub-blob to describe.
+#[derive(Clone, Debug)]
+pub(crate) struct Blob {
+    pub(crate) name: String,
+    pub(crate) range: PhysRange,
+}
+
+/// The root FDT. Nodes come in the reverse order of `blobs` and sizes before addresses, as Linux
+/// writes them.
+pub(crate) fn write(
+    generation: Generation,
+    map: PhysAddr,
+    blobs: &[Blob],
+) -> Result<Vec<u8>, OutgoingError> {
+    tree(|fdt| {
+        fdt.property_string(COMPATIBLE, generation.compatible())?;
+        fdt.property(PRESERVED_MEMORY_MAP, &map.as_u64().to_le_bytes())?;
+        for blob in blobs.iter().rev() {
+            let node = fdt.begin_node(&blob.name)?;
+            if generation != Generation::V2 {
+                fdt.property(BLOB_SIZE, &blob.range.size().to_le_bytes())?;
+            }
+            fdt.property(PRESERVED_DATA, &blob.range.start().as_u64().to_le_bytes())?;
+            fdt.end_node(node)?;
+        }
+        Ok(())
+    })
+}
+
+/// A flattened device tree whose root `fill` fills.
+pub(crate) fn tree(
+    fill: impl FnOnce(&mut FdtWriter) -> Result<(), vm_fdt::Error>,
+) -> Result<Vec<u8>, OutgoingError> {
+    let write = || {
+        let mut fdt = FdtWriter::new()?;
+        let root = fdt.begin_node("")?;
+        fill(&mut fdt)?;
+        fdt.end_node(root)?;
+        fdt.finish()
+    };
+    // Names were checked, and nodes are closed in order: what is left is a tree of over 4 GiB.
+    write().map_err(|_: vm_fdt::Error| OutgoingError::TooMany {
+        max: u32::MAX.into(),
+    })
+}
+
+/// Whether a node can have this name: what device trees allow, without a unit address.
+pub(crate) fn check_name(name: &str) -> Result<(), NameError> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b",._+-".contains(&byte);
+    if name.is_empty() || name.len() > MAX_NODE_NAME || !name.bytes().all(allowed) {
+        return Err(NameError { max: MAX_NODE_NAME });
+    }
+    Ok(())
+}

@@ -1,0 +1,197 @@
+//! A handover in the making, and one that is ready.
+
+use alloc::string::ToString;
+use alloc::vec::Vec;
+
+use kho_abi::fdt::Generation;
+use kho_hal::{Order, PageAlloc, PhysAddr, PhysMem, PhysRange};
+use spin::mutex::SpinMutex;
+
+use crate::outgoing::description::{self, Blob};
+use crate::outgoing::scratch;
+use crate::outgoing::split::{Nodes, OneNode};
+use crate::{BootData, OutgoingError, Tracker};
+
+/// A handover that is open: memory can be preserved, sub-blobs added and removed.
+///
+/// Preserving ([`Outgoing::tracker`]) takes no lock; sub-blobs are added and removed under one.
+#[derive(Debug)]
+pub struct Outgoing<'s, M, A, N = OneNode> {
+    tracker: Tracker<'s, M, A, N>,
+    /// The page of the root FDT.
+    fdt: PhysAddr,
+    blobs: SpinMutex<Vec<Blob>>,
+}
+
+impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Outgoing<'s, M, A, N> {
+    /// A handover of what `tracker` tracks, in the newest generation of the format.
+    ///
+    /// # Errors
+    /// [`OutgoingError::Alloc`] and those of [`Tracker::preserve_folio`], for the page of the root
+    /// description.
+    pub fn new(tracker: Tracker<'s, M, A, N>) -> Result<Self, OutgoingError> {
+        let (fdt, _) = tracker.alloc_preserved(tracker.page_size().bytes())?;
+        let outgoing = Self {
+            tracker,
+            fdt,
+            blobs: SpinMutex::new(Vec::new()),
+        };
+        outgoing.describe(&[])?;
+        Ok(outgoing)
+    }
+
+    /// Which memory survives.
+    pub fn tracker(&self) -> &Tracker<'s, M, A, N> {
+        &self.tracker
+    }
+
+    /// Adds a sub-blob: memory that its user preserved, published under a name.
+    ///
+    /// # Errors
+    /// [`OutgoingError::Name`] (1 to 31 bytes: letters, digits and `,._+-`),
+    /// [`OutgoingError::BadRange`] if `blob` is empty or at address 0, [`OutgoingError::Exists`],
+    /// [`OutgoingError::Full`]. Then the description is as before.
+    pub fn add_subtree(&self, name: &str, blob: PhysRange) -> Result<(), OutgoingError> {
+        description::check_name(name)?;
+        if blob.is_empty() || blob.start().as_u64() == 0 {
+            return Err(OutgoingError::BadRange { range: blob });
+        }
+        let mut blobs = self.blobs.lock();
+        if blobs.iter().any(|known| known.name == name) {
+            return Err(OutgoingError::Exists);
+        }
+        blobs.push(Blob {
+            name: name.to_string(),
+            range: blob,
+        });
+        let described = self.describe(&blobs);
+        if described.is_err() {
+            blobs.pop();
+        }
+        described
+    }
+
+    /// Removes the sub-blob of this name. Its memory stays preserved, and its user's.
+    ///
+    /// # Errors
+    /// [`OutgoingError::Unknown`].
+    pub fn remove_subtree(&self, name: &str) -> Result<PhysRange, OutgoingError> {
+        let mut blobs = self.blobs.lock();
+        let at = blobs.iter().position(|blob| blob.name == name);
+        let at = at.ok_or(OutgoingError::Unknown)?;
+        let removed = blobs.remove(at);
+        match self.describe(&blobs) {
+            Ok(()) => Ok(removed.range),
+            Err(error) => {
+                blobs.insert(at, removed);
+                Err(error)
+            }
+        }
+    }
+
+    /// Copies `bytes` into memory of their own, preserves that, and adds it as a sub-blob.
+    ///
+    /// # Errors
+    /// Those of [`Tracker::alloc_preserved`] and [`Outgoing::add_subtree`]; nothing is kept then.
+    pub fn add_blob(&self, name: &str, bytes: &[u8]) -> Result<PhysRange, OutgoingError> {
+        let (addr, order) = self.tracker.alloc_preserved(bytes.len() as u64)?;
+        let add = || {
+            self.tracker.mem().write(addr, bytes)?;
+            let blob = PhysRange::new(addr, bytes.len() as u64).unwrap_or_default();
+            self.add_subtree(name, blob)?;
+            Ok(blob)
+        };
+        add().inspect_err(|_: &OutgoingError| {
+            // Preserved a moment ago, so this cannot fail.
+            let _ = self.tracker.free_preserved(addr, order);
+        })
+    }
+
+    /// Undoes [`Outgoing::add_blob`].
+    ///
+    /// # Errors
+    /// [`OutgoingError::Unknown`]; [`OutgoingError::NotPreserved`] for a sub-blob that was added
+    /// by [`Outgoing::add_subtree`], which stays.
+    pub fn remove_blob(&self, name: &str) -> Result<(), OutgoingError> {
+        let blob = self.find(name).ok_or(OutgoingError::Unknown)?;
+        let order = Order::for_bytes(blob.size(), self.tracker.page_size());
+        let order = order.unwrap_or_default();
+        if !self.tracker.is_preserved(blob.start(), order) {
+            let addr = blob.start();
+            return Err(OutgoingError::NotPreserved { addr, order });
+        }
+        self.remove_subtree(name)?;
+        self.tracker.free_preserved(blob.start(), order)
+    }
+
+    /// The sub-blob of this name.
+    pub fn find(&self, name: &str) -> Option<PhysRange> {
+        let blobs = self.blobs.lock();
+        blobs
+            .iter()
+            .find(|blob| blob.name == name)
+            .map(|blob| blob.range)
+    }
+
+    /// Makes the handover ready. `scratch_array` is where the list of scratch areas is put: inside
+    /// one of them, apart from the next image, 16 bytes an area.
+    ///
+    /// The result borrows `self` exclusively, so nothing can change while it exists; dropping it,
+    /// or [`Finalized::abort`], opens the handover again.
+    ///
+    /// # Errors
+    /// [`OutgoingError::BadScratch`] if areas overlap, or `scratch_array` is not in one.
+    pub fn finalize(&mut self, scratch_array: PhysAddr) -> Result<Finalized<'_>, OutgoingError> {
+        let areas = self.tracker.scratch();
+        let scratch_size = scratch::write_array(self.tracker.mem(), scratch_array, areas)?;
+        let boot = BootData {
+            fdt_addr: self.fdt,
+            fdt_size: self.tracker.page_size().bytes(),
+            scratch_addr: scratch_array,
+            scratch_size,
+        };
+        let finalized = Finalized {
+            boot,
+            open: core::marker::PhantomData,
+        };
+        Ok(finalized)
+    }
+
+    /// Gives the description's page and the tree's pages back. What was preserved by others is
+    /// theirs.
+    pub fn destroy(self) {
+        let _ = self.tracker.free_preserved(self.fdt, Order::ZERO);
+        self.tracker.destroy();
+    }
+
+    /// Writes the description of `blobs` to its page.
+    fn describe(&self, blobs: &[Blob]) -> Result<(), OutgoingError> {
+        let bytes = description::write(Generation::V4, self.tracker.root(), blobs)?;
+        let available = self.tracker.page_size().as_usize();
+        if bytes.len() > available {
+            return Err(OutgoingError::Full {
+                needed: bytes.len(),
+                available,
+            });
+        }
+        Ok(self.tracker.mem().write(self.fdt, &bytes)?)
+    }
+}
+
+/// A handover that is ready: the successor can be started.
+#[derive(Debug)]
+#[must_use = "dropping it opens the handover again"]
+pub struct Finalized<'o> {
+    boot: BootData,
+    open: core::marker::PhantomData<&'o mut ()>,
+}
+
+impl Finalized<'_> {
+    /// Opens the handover again.
+    pub fn abort(self) {}
+
+    /// What the successor must be told. It is for the code that jumps.
+    pub fn hand_over(self) -> BootData {
+        self.boot
+    }
+}

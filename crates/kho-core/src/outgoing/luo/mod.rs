@@ -1,0 +1,341 @@
+//! The Live Update Orchestrator, outgoing: sessions of files, and the objects that files share.
+//!
+//! A *session* is a named set of files under tokens that its user chooses. A *file* knows how to
+//! preserve itself ([`LiveFile`]). A *file-lifecycle-bound object* ([`Flb`]) is state that several
+//! files need: it is preserved with the first file that names it and let go with the last.
+//!
+//! # Order of calls
+//! | event | calls |
+//! | --- | --- |
+//! | preserve a file | its objects in the order it names them, where it is the first user; then the file |
+//! | unpreserve a session | its files in reverse order; after each its objects, where it was the last user, in reverse |
+//! | freeze | every file, by session and in the order of preservation |
+//! | freeze fails, or is undone | the files that were frozen, in reverse order |
+//!
+//! Whatever fails leaves all as it was before. What undoes cannot fail.
+//!
+//! # Source
+//! Linux 7.3-rc7 `kernel/liveupdate/luo_session.c`, `luo_file.c`, `luo_flb.c`. Linux undoes the
+//! freezing of the files of one session in forward order; here it is reverse throughout.
+
+mod flb;
+mod session;
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, BTreeSet};
+
+use kho_abi::Name;
+use kho_abi::luo::{COMPATIBLE, LuoSer, LuoSessionSer, NODE};
+use kho_hal::{Order, PageAlloc, PhysAddr, PhysMem};
+use zerocopy::IntoBytes;
+
+use crate::outgoing::split::Nodes;
+use crate::outgoing::{BlockSet, Outgoing, OutgoingError, Tracker};
+
+pub use flb::Flb;
+use flb::Flbs;
+use session::Session;
+
+/// A file that can be preserved. `T` is the [`Tracker`] that it preserves its memory with.
+///
+/// Refusals carry the callback's own number, which comes back in [`OutgoingError::Refused`].
+pub trait LiveFile<T> {
+    /// The name of the handler that the successor needs for the file, 1 to 47 bytes.
+    fn compatible(&self) -> &str;
+
+    /// What the file is. Two files with one identity are one, and it can be preserved once.
+    fn identity(&self) -> u64;
+
+    /// The objects that the file needs, by name.
+    fn flbs(&self) -> &[&str] {
+        &[]
+    }
+
+    /// Preserves the file; returns the number by which the successor finds it.
+    ///
+    /// # Errors
+    /// Any: the file is not preserved then.
+    fn preserve(&mut self, tracker: &T) -> Result<u64, OutgoingError>;
+
+    /// Undoes [`LiveFile::preserve`].
+    fn unpreserve(&mut self, tracker: &T);
+
+    /// Brings the preserved state up to date for the last time; may return another number.
+    ///
+    /// # Errors
+    /// Any: the file is not frozen then, and the update does not take place.
+    fn freeze(&mut self, tracker: &T, data: u64) -> Result<u64, OutgoingError> {
+        let _ = tracker;
+        Ok(data)
+    }
+
+    /// Undoes [`LiveFile::freeze`].
+    fn unfreeze(&mut self, tracker: &T) {
+        let _ = tracker;
+    }
+}
+
+/// The sessions of one machine, and what the successor will find of them.
+pub struct Luo<T> {
+    /// By number, which is the order of creation.
+    sessions: BTreeMap<u64, Session<T>>,
+    numbers: BTreeMap<Name<64>, u64>,
+    next_number: u64,
+    /// Of all files in all sessions.
+    identities: BTreeSet<u64>,
+    session_blocks: BlockSet<LuoSessionSer>,
+    flbs: Flbs<T>,
+    ser: PhysAddr,
+    liveupdate_num: u64,
+}
+
+impl<T> core::fmt::Debug for Luo<T> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Luo")
+            .field("sessions", &self.sessions.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Luo<Tracker<'s, M, A, N>> {
+    /// No session yet. Adds the sub-blob `LUO`. `incoming_num` is the number of the live update
+    /// that brought this program up, 0 if none did.
+    ///
+    /// # Errors
+    /// Those of [`Outgoing::add_blob`].
+    pub fn new(outgoing: &Outgoing<'s, M, A, N>, incoming_num: u64) -> Result<Self, OutgoingError> {
+        let tracker = outgoing.tracker();
+        let flbs = Flbs::new(tracker)?;
+        let mut luo = Self {
+            sessions: BTreeMap::new(),
+            numbers: BTreeMap::new(),
+            next_number: 0,
+            identities: BTreeSet::new(),
+            session_blocks: BlockSet::default(),
+            flbs,
+            ser: PhysAddr::default(),
+            liveupdate_num: incoming_num.wrapping_add(1),
+        };
+        let added = luo
+            .ser()
+            .and_then(|ser| outgoing.add_blob(NODE, ser.as_bytes()));
+        match added {
+            Ok(blob) => luo.ser = blob.start(),
+            Err(error) => {
+                luo.flbs.destroy(tracker);
+                return Err(error);
+            }
+        }
+        Ok(luo)
+    }
+
+    /// Removes the sub-blob and unpreserves all sessions, the last first.
+    ///
+    /// # Errors
+    /// [`OutgoingError::Unknown`] if `outgoing` is not the one it was made with; nothing is undone
+    /// then.
+    pub fn destroy(mut self, outgoing: &Outgoing<'s, M, A, N>) -> Result<(), OutgoingError> {
+        outgoing.remove_blob(NODE)?;
+        while let Some((_, session)) = self.sessions.pop_last() {
+            session.destroy(outgoing.tracker(), &mut self.flbs);
+        }
+        self.session_blocks.resize(outgoing.tracker(), 0)?;
+        self.flbs.destroy(outgoing.tracker());
+        Ok(())
+    }
+
+    /// Registers an object that files can name.
+    ///
+    /// # Errors
+    /// [`OutgoingError::Exists`], [`OutgoingError::Name`] (1 to 47 bytes),
+    /// [`OutgoingError::TooMany`] beyond what fits one page.
+    pub fn register_flb(
+        &mut self,
+        tracker: &Tracker<'s, M, A, N>,
+        flb: Box<dyn Flb<Tracker<'s, M, A, N>>>,
+    ) -> Result<(), OutgoingError> {
+        self.flbs.register(flb, tracker.page_size())
+    }
+
+    /// The number of an object that is preserved now, with its users; `None` if it is not.
+    pub fn flb(&self, name: &str) -> Option<(u64, u64)> {
+        self.flbs.find(name)
+    }
+
+    /// Creates a session, with room in the description already set aside.
+    ///
+    /// # Errors
+    /// [`OutgoingError::Name`] (1 to 63 bytes), [`OutgoingError::Exists`], and those of
+    /// [`BlockSet::resize`].
+    pub fn create_session(
+        &mut self,
+        tracker: &Tracker<'s, M, A, N>,
+        name: &str,
+    ) -> Result<(), OutgoingError> {
+        let name = Name::new(name)?;
+        if self.numbers.contains_key(&name) {
+            return Err(OutgoingError::Exists);
+        }
+        self.session_blocks
+            .resize(tracker, self.sessions.len() + 1)?;
+        self.sessions.insert(self.next_number, Session::new(name));
+        self.numbers.insert(name, self.next_number);
+        self.next_number += 1;
+        Ok(())
+    }
+
+    /// Unpreserves all files of a session, the last first, and forgets it.
+    ///
+    /// # Errors
+    /// [`OutgoingError::Unknown`].
+    pub fn destroy_session(
+        &mut self,
+        tracker: &Tracker<'s, M, A, N>,
+        name: &str,
+    ) -> Result<(), OutgoingError> {
+        let name = Name::new(name).map_err(|_| OutgoingError::Unknown)?;
+        let number = self.numbers.remove(&name).ok_or(OutgoingError::Unknown)?;
+        let session = self
+            .sessions
+            .remove(&number)
+            .ok_or(OutgoingError::Unknown)?;
+        for identity in session.identities() {
+            self.identities.remove(&identity);
+        }
+        session.destroy(tracker, &mut self.flbs);
+        self.session_blocks.resize(tracker, self.sessions.len())
+    }
+
+    /// Preserves `file` in a session, under `token`.
+    ///
+    /// # Errors
+    /// [`OutgoingError::Unknown`] session, [`OutgoingError::Exists`] for the token,
+    /// [`OutgoingError::Busy`] if the file is preserved in any session,
+    /// [`OutgoingError::NoHandler`] if it names an object that is not registered,
+    /// [`OutgoingError::Name`], and whatever the callbacks return. The file is dropped then.
+    pub fn preserve_file(
+        &mut self,
+        tracker: &Tracker<'s, M, A, N>,
+        session: &str,
+        token: u64,
+        file: Box<dyn LiveFile<Tracker<'s, M, A, N>>>,
+    ) -> Result<(), OutgoingError> {
+        let session = Name::new(session)
+            .ok()
+            .and_then(|name| self.numbers.get(&name));
+        let session = session.and_then(|number| self.sessions.get_mut(number));
+        let session = session.ok_or(OutgoingError::Unknown)?;
+        let identity = file.identity();
+        if self.identities.contains(&identity) {
+            return Err(OutgoingError::Busy);
+        }
+        session.preserve(tracker, &mut self.flbs, token, file)?;
+        self.identities.insert(identity);
+        Ok(())
+    }
+
+    /// Freezes all files and writes the sessions out. The result borrows `self`, so nothing can
+    /// change while it exists; dropping it, or [`Frozen::unfreeze`], undoes the freezing.
+    ///
+    /// # Errors
+    /// Whatever a file returns; then those that were frozen are unfrozen, in reverse.
+    pub fn freeze<'l>(
+        &'l mut self,
+        tracker: &'l Tracker<'s, M, A, N>,
+    ) -> Result<Frozen<'l, 's, M, A, N>, OutgoingError> {
+        let mut frozen = Frozen {
+            luo: self,
+            tracker,
+            sessions: 0,
+        };
+        // On an error `frozen` is dropped, which undoes what was done.
+        frozen.freeze()?;
+        Ok(frozen)
+    }
+
+    /// The head of the description as it is while nothing is frozen: without sessions.
+    fn ser(&self) -> Result<LuoSer, OutgoingError> {
+        Ok(LuoSer {
+            compatible: Name::new(COMPATIBLE)?,
+            liveupdate_num: self.liveupdate_num.into(),
+            sessions_pa: 0.into(),
+            flbs_pa: self.flbs.page().as_u64().into(),
+        })
+    }
+
+    fn set_sessions_head(
+        &self,
+        tracker: &Tracker<'s, M, A, N>,
+        head: PhysAddr,
+    ) -> Result<(), OutgoingError> {
+        let place = self.ser.as_u64() + core::mem::offset_of!(LuoSer, sessions_pa) as u64;
+        Ok(tracker
+            .mem()
+            .write(PhysAddr::new(place), &head.as_u64().to_le_bytes())?)
+    }
+}
+
+/// Sessions that are frozen and written out.
+#[must_use = "dropping it unfreezes the files"]
+pub struct Frozen<'l, 's, M: PhysMem, A: PageAlloc, N: Nodes> {
+    luo: &'l mut Luo<Tracker<'s, M, A, N>>,
+    tracker: &'l Tracker<'s, M, A, N>,
+    /// How many sessions are frozen.
+    sessions: usize,
+}
+
+impl<M: PhysMem, A: PageAlloc, N: Nodes> core::fmt::Debug for Frozen<'_, '_, M, A, N> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Frozen")
+            .field("sessions", &self.sessions)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<M: PhysMem, A: PageAlloc, N: Nodes> Frozen<'_, '_, M, A, N> {
+    fn freeze(&mut self) -> Result<(), OutgoingError> {
+        for session in self.luo.sessions.values_mut() {
+            session.freeze(self.tracker)?;
+            self.sessions += 1;
+        }
+        for (i, session) in self.luo.sessions.values().enumerate() {
+            self.luo
+                .session_blocks
+                .write(self.tracker, i, &session.ser())?;
+        }
+        self.luo.flbs.write(self.tracker)?;
+        self.luo
+            .set_sessions_head(self.tracker, self.luo.session_blocks.head())
+    }
+
+    /// Unfreezes the files, the last first.
+    pub fn unfreeze(self) {}
+
+    /// Leaves the files frozen: the successor is about to be started.
+    pub fn hand_over(self) {
+        core::mem::forget(self);
+    }
+}
+
+impl<M: PhysMem, A: PageAlloc, N: Nodes> Drop for Frozen<'_, '_, M, A, N> {
+    fn drop(&mut self) {
+        // The description is only memory that was written a moment ago.
+        let _ = self.luo.set_sessions_head(self.tracker, PhysAddr::new(0));
+        let _ = self.luo.flbs.clear(self.tracker);
+        for session in self.luo.sessions.values_mut().take(self.sessions).rev() {
+            session.unfreeze(self.tracker);
+        }
+    }
+}
+
+/// A zeroed, preserved page.
+fn new_page<M: PhysMem, A: PageAlloc, N: Nodes>(
+    tracker: &Tracker<'_, M, A, N>,
+) -> Result<PhysAddr, OutgoingError> {
+    Ok(tracker.alloc_preserved(tracker.page_size().bytes())?.0)
+}
+
+/// Frees what [`new_page`] gave.
+fn free_page<M: PhysMem, A: PageAlloc, N: Nodes>(tracker: &Tracker<'_, M, A, N>, page: PhysAddr) {
+    let _ = tracker.free_preserved(page, Order::ZERO);
+}
