@@ -1,0 +1,196 @@
+//! What the reader finds in a map against the folios that were put in.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test panics when it fails"
+)]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use common::{FREE, Sim, addr, check, order, range};
+use kho_core::incoming::{Fault, Folio, Machine, Part, Ram};
+use kho_core::outgoing::Outgoing;
+use kho_hal::{PageSize, PhysRange};
+use proptest::prelude::*;
+
+/// Disjoint folios: by first page, orders. Dense stretches, gaps, and all of the address space.
+fn folios() -> impl Strategy<Value = BTreeMap<u64, u32>> {
+    let one = prop_oneof![
+        (0u64..256, 0u32..7),
+        (0u64..16, 7u32..14),
+        (0u64..1 << 8, 14u32..20),
+        (0u64..1 << 30, 0u32..1),
+    ];
+    let run = (one, 1u64..200);
+    prop::collection::vec(run, 0..30).prop_map(|runs| {
+        let mut folios: BTreeMap<u64, u32> = BTreeMap::new();
+        for ((block, order), count) in runs {
+            for block in block..block + count.min(1 << (20 - order)) {
+                let first = (FREE.next_multiple_of(1 << order)) + (block << order);
+                let end = first + (1 << order);
+                let below = folios.range(..end).next_back();
+                let free = below.is_none_or(|(&at, &other)| at + (1 << other) <= first);
+                if free && end < 1 << 36 {
+                    folios.insert(first, order);
+                }
+            }
+        }
+        folios
+    })
+}
+
+fn extents(folios: &[Folio], page: PageSize) -> Vec<PhysRange> {
+    let mut extents: Vec<PhysRange> = Vec::new();
+    for folio in folios {
+        let new = folio.range(page);
+        match extents.last_mut() {
+            Some(last) if last.end() == new.start() => {
+                *last = PhysRange::new(last.start(), last.size() + new.size()).unwrap();
+            }
+            _ => extents.push(new),
+        }
+    }
+    extents
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn finds_the_folios_that_were_put_in(
+        folios in folios(), page in prop::sample::select(&PageSize::ALL),
+        probes in prop::collection::vec((0u64..1 << 37, 0u64..1 << 12), 20),
+    ) {
+        let mut sim = Sim::new(page);
+        let (boot, fdt) = {
+            let alloc = sim.alloc();
+            let tracker = sim.tracker(&alloc);
+            for (&first, &o) in &folios {
+                tracker.preserve_folio(addr(first << page.shift()), order(o)).unwrap();
+            }
+            let mut outgoing = Outgoing::new(tracker).unwrap();
+            let boot = outgoing.finalize(sim.scratch_array()).unwrap().hand_over();
+            (boot, boot.fdt_addr)
+        };
+        let frozen = sim.memory.freeze();
+        let incoming = check(&frozen, boot, page).unwrap();
+
+        let fdt = (fdt.as_u64() >> page.shift(), 0);
+        let all: BTreeMap<u64, u32> = folios.into_iter().chain([fdt]).collect();
+        let folio = |(&first, &o): (&u64, &u32)| Folio {
+            addr: addr(first << page.shift()),
+            order: order(o),
+        };
+        let expected: Vec<Folio> = all.iter().map(folio).collect();
+        prop_assert_eq!(incoming.folios().collect::<Vec<_>>(), expected.clone());
+        prop_assert_eq!(incoming.extents().collect::<Vec<_>>(), extents(&expected, page));
+        prop_assert_eq!(
+            incoming.largest_order(),
+            expected.iter().map(|folio| folio.order).max()
+        );
+        for (first, count) in probes {
+            let probe = addr(first << page.shift() | 8);
+            let containing = expected.iter().find(|folio| folio.range(page).contains(probe));
+            prop_assert_eq!(incoming.folio_containing(probe), containing.copied());
+            let window = range(probe.as_u64(), count << page.shift() | 1);
+            let touching = expected.iter().filter(|folio| folio.range(page).overlaps(window));
+            prop_assert_eq!(
+                incoming.folios_in(window).collect::<Vec<_>>(),
+                touching.copied().collect::<Vec<_>>()
+            );
+        }
+        for folio in &expected {
+            prop_assert_eq!(incoming.restore_folio(folio.addr), Some(*folio));
+            let inside = folio.addr.checked_add(page.bytes()).unwrap();
+            if folio.order.as_u32() > 0 {
+                prop_assert_eq!(incoming.restore_folio(inside), None, "only heads are restored");
+            }
+        }
+        for extent in incoming.extents().collect::<Vec<_>>() {
+            let found = incoming.restore_pages(extent).map(|folios| folios.count());
+            let count = expected.iter().filter(|folio| folio.range(page).overlaps(extent)).count();
+            prop_assert_eq!(found, Some(count));
+            let more = range(extent.start().as_u64(), extent.size() + page.bytes());
+            prop_assert!(incoming.restore_pages(more).is_none());
+        }
+    }
+}
+
+/// A folio that overlaps another of a different order is found, whichever comes first.
+#[test]
+fn overlapping_folios_are_refused() {
+    for page in PageSize::ALL {
+        for (large, small) in [(0, 0), (0, 5), (0, 7), (8, 8), (8, 15)] {
+            let mut sim = Sim::new(page);
+            let boot = {
+                let alloc = sim.alloc();
+                let tracker = sim.tracker(&alloc);
+                let at = |index: u64| addr((FREE + index) << page.shift());
+                tracker.preserve_folio(at(large), order(3)).unwrap();
+                tracker.preserve_folio(at(small), order(0)).unwrap();
+                let mut outgoing = Outgoing::new(tracker).unwrap();
+                outgoing.finalize(sim.scratch_array()).unwrap().hand_over()
+            };
+            let frozen = sim.memory.freeze();
+            let error = check(&frozen, boot, page).unwrap_err();
+            assert_eq!(error.part, Part::Map);
+            assert!(matches!(error.fault, Fault::Overlap { .. }), "{error}");
+        }
+    }
+}
+
+/// What is preserved must be RAM, if it is known what is.
+#[test]
+fn preserved_memory_is_ram() {
+    let page = PageSize::Size4K;
+    let mut sim = Sim::new(page);
+    let boot = {
+        let alloc = sim.alloc();
+        let tracker = sim.tracker(&alloc);
+        tracker.preserve_folio(addr(FREE << 12), order(4)).unwrap();
+        let mut outgoing = Outgoing::new(tracker).unwrap();
+        outgoing.finalize(sim.scratch_array()).unwrap().hand_over()
+    };
+    let frozen = sim.memory.freeze();
+    let check = |end: u64| {
+        let ram = [range(0, FREE << 12), range(FREE << 12, end - (FREE << 12))];
+        let machine = Machine {
+            page_size: page,
+            ram: Ram::Known(&ram),
+        };
+        kho_core::incoming::Incoming::check(&frozen, boot, machine, &mut [0; 1]).map(|_| ())
+    };
+    assert_eq!(check((FREE + 16) << 12), Ok(()));
+    let error = check((FREE + 15) << 12).unwrap_err();
+    assert!(matches!(error.fault, Fault::NotRam { .. }), "{error}");
+}
+
+#[test]
+fn nodes_split_a_range_and_all_of_it_comes_back() {
+    let page = PageSize::Size4K;
+    let mut sim = Sim::new(page);
+    let whole = common::pages(page, FREE, 64);
+    let boot = {
+        let alloc = sim.alloc();
+        let nodes = |pfn: kho_hal::Pfn| u32::from(pfn.as_u64() >= FREE + 13);
+        let tracker =
+            kho_core::Tracker::with_nodes(&sim.memory, &alloc, page, &sim.scratch, nodes).unwrap();
+        tracker.preserve_pages(whole).unwrap();
+        let mut outgoing = Outgoing::new(tracker).unwrap();
+        outgoing.finalize(sim.scratch_array()).unwrap().hand_over()
+    };
+    let frozen = sim.memory.freeze();
+    let incoming = check(&frozen, boot, page).unwrap();
+    // The reader knows no nodes; it goes by the folios as they were stored.
+    let folios: Vec<_> = incoming.restore_pages(whole).unwrap().collect();
+    let orders: Vec<_> = folios.iter().map(|folio| folio.order.as_u32()).collect();
+    assert_eq!(orders, [3, 2, 0, 0, 1, 4, 5]);
+    let heads: BTreeSet<_> = folios.iter().map(|folio| folio.addr).collect();
+    assert!(
+        heads.contains(&addr((FREE + 13) << 12)),
+        "a folio starts at the border"
+    );
+}

@@ -1,0 +1,337 @@
+//! The outgoing tree against a set of folios, for every page size.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test panics when it fails"
+)]
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::{FREE, Sim, addr, check, order, pages};
+use kho_core::outgoing::{Nodes, Outgoing, OutgoingError, Tracker};
+use kho_hal::{Order, PageSize, Pfn, PhysAddr, PhysRange};
+use proptest::prelude::*;
+
+/// One step of a test: preserve or unpreserve a folio or a range.
+#[derive(Clone, Debug)]
+enum Step {
+    Folio { add: bool, block: u64, order: u32 },
+    Range { add: bool, first: u64, count: u64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    // Few places, so that steps meet; some far apart, so that the tree has many pages.
+    let block = prop_oneof![0u64..40, (0u64..8).prop_map(|n| n << 18)];
+    let folio = (any::<bool>(), block, 0u32..11).prop_map(|(add, block, order)| Step::Folio {
+        add,
+        block,
+        order,
+    });
+    let range = (any::<bool>(), 0u64..300, 0u64..300).prop_map(|(add, first, count)| Step::Range {
+        add,
+        first,
+        count,
+    });
+    prop_oneof![folio, range]
+}
+
+/// The blocks of a range, one after the other: the largest that is aligned, fits, and is on one
+/// node. Written for clearness.
+fn naive_blocks(range: PhysRange, page: PageSize, nodes: &dyn Nodes) -> Vec<(u64, u32)> {
+    let (mut pfn, end) = (
+        range.start().pfn(page).as_u64(),
+        range.end().pfn(page).as_u64(),
+    );
+    let mut blocks = Vec::new();
+    while pfn < end {
+        let fits = |order: &u32| {
+            let size = 1u64 << order;
+            let last = pfn + size - 1;
+            pfn % size == 0 && last < end && nodes.node(Pfn::new(pfn)) == nodes.node(Pfn::new(last))
+        };
+        let order = (0..30).rev().find(fits).unwrap();
+        blocks.push((pfn << page.shift(), order));
+        pfn += 1 << order;
+    }
+    blocks
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Any sequence of steps leaves the tree with the folios that a set has, and each step says so.
+    #[test]
+    fn is_a_set_of_folios(
+        steps in prop::collection::vec(step(), 1..60),
+        page in prop::sample::select(&PageSize::ALL),
+        border in 1u64..400,
+    ) {
+        let sim = Sim::new(page);
+        let alloc = sim.alloc();
+        let nodes = move |pfn: Pfn| u32::from(pfn.as_u64() >= FREE + border);
+        let tracker = Tracker::with_nodes(&sim.memory, &alloc, page, &sim.scratch, nodes).unwrap();
+        let mut model = BTreeSet::new();
+        for step in steps {
+            let (add, range, blocks) = match step {
+                Step::Folio { add, block, order: o } => {
+                    let start = (FREE + (block << o)).next_multiple_of(1 << o);
+                    (add, None, vec![(start << page.shift(), o)])
+                }
+                Step::Range { add, first, count } => {
+                    let range = pages(page, FREE + first, count);
+                    (add, Some(range), naive_blocks(range, page, &nodes))
+                }
+            };
+            let taken: Vec<_> = blocks.iter().filter(|&block| model.contains(block)).collect();
+            let result = match (add, range) {
+                (true, None) => tracker.preserve_folio(addr(blocks[0].0), order(blocks[0].1)),
+                (false, None) => tracker.unpreserve_folio(addr(blocks[0].0), order(blocks[0].1)),
+                (true, Some(range)) => tracker.preserve_pages(range),
+                (false, Some(range)) => tracker.unpreserve_pages(range),
+            };
+            let possible = !blocks.is_empty()
+                && if add { taken.is_empty() } else { taken.len() == blocks.len() };
+            prop_assert_eq!(result.is_ok(), possible, "{:?}", result);
+            if possible && add {
+                model.extend(blocks);
+            } else if possible {
+                model.retain(|block| !blocks.contains(block));
+            }
+        }
+        for &(start, o) in &model {
+            prop_assert!(tracker.is_preserved(addr(start), order(o)));
+        }
+        // Folios of different orders may overlap here; the reader refuses that, so compare sets
+        // by taking everything out again.
+        for &(start, o) in &model {
+            prop_assert!(tracker.unpreserve_folio(addr(start), order(o)).is_ok());
+        }
+        let leaves = tree_bits(&sim, &tracker);
+        prop_assert_eq!(leaves, 0, "nothing else was in the tree");
+        tracker.destroy();
+        prop_assert_eq!(alloc.live(), []);
+    }
+
+    /// What a range adds, the same range takes out again, wherever nodes meet.
+    #[test]
+    fn unpreserve_undoes_preserve(
+        first in 0u64..2000, count in 1u64..2000, border in 0u64..4000,
+        page in prop::sample::select(&PageSize::ALL),
+    ) {
+        let sim = Sim::new(page);
+        let alloc = sim.alloc();
+        let nodes = move |pfn: Pfn| u32::from(pfn.as_u64() >= FREE + border);
+        let tracker = Tracker::with_nodes(&sim.memory, &alloc, page, &sim.scratch, nodes).unwrap();
+        let range = pages(page, FREE + first, count);
+        prop_assert!(tracker.preserve_pages(range).is_ok());
+        prop_assert!(tree_bits(&sim, &tracker) > 0);
+        prop_assert!(tracker.unpreserve_pages(range).is_ok());
+        prop_assert_eq!(tree_bits(&sim, &tracker), 0);
+    }
+
+    /// Wherever memory runs out, the tree is as it was, nothing leaks, and a retry succeeds.
+    #[test]
+    fn a_failed_allocation_changes_nothing(
+        fail in 0u64..6, first in 0u64..1 << 30, count in 1u64..100,
+        page in prop::sample::select(&PageSize::ALL),
+    ) {
+        let sim = Sim::new(page);
+        let alloc = sim.alloc();
+        let tracker = sim.tracker(&alloc);
+        let range = pages(page, FREE + first, count);
+        let before = alloc.calls();
+        alloc.fail_at(Some(fail));
+        let result = tracker.preserve_pages(range);
+        let failed = alloc.calls() - before > fail;
+        prop_assert_eq!(result.is_err(), failed);
+        if failed {
+            prop_assert_eq!(tree_bits(&sim, &tracker), 0);
+            prop_assert!(matches!(result, Err(OutgoingError::Alloc(_))));
+            prop_assert!(tracker.preserve_pages(range).is_ok());
+        }
+        tracker.destroy();
+        prop_assert_eq!(alloc.live(), []);
+    }
+}
+
+/// Number of folios in the tree.
+fn tree_bits<N: Nodes>(
+    sim: &Sim,
+    tracker: &Tracker<
+        '_,
+        &kho_hal::sim::SimMemory,
+        &kho_hal::sim::SimAlloc<&kho_hal::sim::SimMemory>,
+        N,
+    >,
+) -> u32 {
+    fn below(sim: &Sim, node: u64, level: u32) -> u32 {
+        let words =
+            (0..sim.page.words() as u64).map(|i| sim.memory.word(addr(node + i * 8)).unwrap());
+        words
+            .map(|word| match (level, word) {
+                (0, word) => word.count_ones(),
+                (_, 0) => 0,
+                (level, child) => below(sim, child, level - 1),
+            })
+            .sum()
+    }
+    below(
+        sim,
+        tracker.root().as_u64(),
+        kho_abi::radix::depth(sim.page) - 1,
+    )
+}
+
+#[test]
+fn depth_at_16k_is_five() {
+    let sim = Sim::new(PageSize::Size16K);
+    let alloc = sim.alloc();
+    let tracker = sim.tracker(&alloc);
+    // Linux's first formula gave 4 levels, and lost the marker of order 0.
+    tracker
+        .preserve_folio(addr(0x1_4000_0000), Order::ZERO)
+        .unwrap();
+    let mut pages = 0;
+    tracker.for_each_page(|_| pages += 1);
+    assert_eq!(pages, 5);
+    assert_eq!(
+        sim.memory
+            .word(addr(tracker.root().as_u64() + 8))
+            .map(|word| word != 0),
+        Some(true)
+    );
+}
+
+#[test]
+fn refusals_have_names() {
+    let page = PageSize::Size4K;
+    let sim = Sim::new(page);
+    let alloc = sim.alloc();
+    let tracker = sim.tracker(&alloc);
+    let at = addr(FREE << 12);
+    tracker.preserve_folio(at, order(3)).unwrap();
+    assert_eq!(
+        tracker.preserve_folio(at, order(3)),
+        Err(OutgoingError::AlreadyPreserved {
+            addr: at,
+            order: order(3)
+        })
+    );
+    assert_eq!(
+        tracker.unpreserve_folio(at, order(2)),
+        Err(OutgoingError::NotPreserved {
+            addr: at,
+            order: order(2)
+        })
+    );
+    assert!(matches!(
+        tracker.preserve_folio(addr((FREE + 1) << 12), order(3)),
+        Err(OutgoingError::Key(_))
+    ));
+    assert!(matches!(
+        tracker.preserve_folio(at, order(52)),
+        Err(OutgoingError::Key(_))
+    ));
+    let scratch = sim.scratch[0];
+    // The whole of a large folio counts, not only its head.
+    assert_eq!(
+        tracker.preserve_folio(addr(0), order(10)),
+        Err(OutgoingError::InScratch {
+            range: pages(page, 0, 1024),
+            scratch
+        })
+    );
+    let across = PhysRange::new(addr(scratch.end().as_u64() - 4096), 8192).unwrap();
+    assert!(matches!(
+        tracker.preserve_pages(across),
+        Err(OutgoingError::InScratch { .. })
+    ));
+    for bad in [
+        pages(page, FREE, 0),
+        PhysRange::new(addr((FREE << 12) + 1), 4096).unwrap(),
+    ] {
+        assert_eq!(
+            tracker.preserve_pages(bad),
+            Err(OutgoingError::BadRange { range: bad })
+        );
+        assert_eq!(
+            tracker.unpreserve_pages(bad),
+            Err(OutgoingError::BadRange { range: bad })
+        );
+    }
+    assert!(matches!(
+        tracker.alloc_preserved(0),
+        Err(OutgoingError::BadRange { .. })
+    ));
+}
+
+#[test]
+fn a_range_that_meets_a_preserved_folio_is_undone() {
+    let page = PageSize::Size4K;
+    let sim = Sim::new(page);
+    let alloc = sim.alloc();
+    let tracker = sim.tracker(&alloc);
+    let at = addr((FREE + 6) << 12);
+    tracker.preserve_folio(at, order(0)).unwrap();
+    let range = pages(page, FREE + 1, 6);
+    let expected = OutgoingError::AlreadyPreserved {
+        addr: at,
+        order: order(0),
+    };
+    assert_eq!(tracker.preserve_pages(range), Err(expected));
+    assert_eq!(
+        tree_bits(&sim, &tracker),
+        1,
+        "only the folio that was there"
+    );
+    // Half a range cannot be taken out either.
+    assert!(tracker.unpreserve_pages(range).is_err());
+    assert_eq!(tree_bits(&sim, &tracker), 1);
+}
+
+/// Threads that preserve pages in the same and in different leaves lose nothing.
+#[test]
+fn threads_share_a_tree() {
+    for page in PageSize::ALL {
+        let mut sim = Sim::new(page);
+        let boot = {
+            let alloc = sim.alloc();
+            let tracker = sim.tracker(&alloc);
+            std::thread::scope(|scope| {
+                for thread in 0..4 {
+                    let tracker = &tracker;
+                    scope.spawn(move || {
+                        for i in 0..512 {
+                            // Neighbours by turns, then far apart; every third is taken out again.
+                            let far = (i % 8) << 24;
+                            let at = pages(page, FREE + far + i * 4 + thread, 1);
+                            tracker.preserve_pages(at).unwrap();
+                            if i % 3 == 0 {
+                                tracker.unpreserve_pages(at).unwrap();
+                            }
+                        }
+                    });
+                }
+            });
+            let mut outgoing = Outgoing::new(tracker).unwrap();
+            outgoing.finalize(sim.scratch_array()).unwrap().hand_over()
+        };
+        let frozen = sim.memory.freeze();
+        let incoming = check(&frozen, boot, page).unwrap();
+        let first = PhysAddr::new(FREE * page.bytes());
+        let found: BTreeSet<_> = incoming
+            .folios()
+            .filter(|folio| folio.addr >= first)
+            .map(|folio| folio.addr)
+            .collect();
+        let expected: BTreeSet<_> = (0..512u64)
+            .filter(|i| i % 3 != 0)
+            .flat_map(|i| (0..4).map(move |thread| (i, thread)))
+            .map(|(i, thread)| pages(page, FREE + ((i % 8) << 24) + i * 4 + thread, 1).start())
+            .collect();
+        assert_eq!(found, expected, "{page:?}");
+    }
+}
