@@ -18,3 +18,8 @@
 pub use kho_abi as abi;
 pub use kho_core as core;
 pub use kho_hal as hal;
+
+/// The examples of README.md are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

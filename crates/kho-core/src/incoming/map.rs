@@ -371,3 +371,32 @@ fn first_bit(words: &[u64], from: usize, end: usize, flip: u64) -> Option<usize>
     let bit = index * 64 + word.trailing_zeros() as usize;
     (bit < end).then_some(bit)
 }
+
+#[cfg(test)]
+mod tests {
+    use bitvec::prelude::*;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Runs of bits against another library's.
+        #[test]
+        fn runs_of_bits(
+            words in prop::collection::vec(
+                prop_oneof![Just(0), Just(u64::MAX), any::<u64>()], 1..8
+            ),
+            from in 0usize..600, end in 0usize..600,
+        ) {
+            let end = end.min(words.len() * 64);
+            let bits = words.view_bits::<Lsb0>();
+            let window = bits.get(from..end);
+            let start = window.and_then(BitSlice::first_one).map(|bit| from + bit);
+            let expected = start.map(|start| {
+                let rest = bits.get(start..end).and_then(BitSlice::first_zero);
+                (start, rest.map_or(end, |bit| start + bit))
+            });
+            prop_assert_eq!(bit_run(&words, from, end), expected);
+        }
+    }
+}

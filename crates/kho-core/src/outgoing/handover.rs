@@ -8,7 +8,7 @@ use kho_hal::{Order, PageAlloc, PhysAddr, PhysMem, PhysRange};
 use spin::mutex::SpinMutex;
 
 use crate::outgoing::description::{self, Blob};
-use crate::outgoing::scratch;
+use crate::outgoing::scratch::write_scratch_array;
 use crate::outgoing::split::{Nodes, OneNode};
 use crate::{BootData, OutgoingError, Tracker};
 
@@ -143,7 +143,7 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Outgoing<'s, M, A, N> {
     /// [`OutgoingError::BadScratch`] if areas overlap, or `scratch_array` is not in one.
     pub fn finalize(&mut self, scratch_array: PhysAddr) -> Result<Finalized<'_>, OutgoingError> {
         let areas = self.tracker.scratch();
-        let scratch_size = scratch::write_array(self.tracker.mem(), scratch_array, areas)?;
+        let scratch_size = write_scratch_array(self.tracker.mem(), scratch_array, areas)?;
         let boot = BootData {
             fdt_addr: self.fdt,
             fdt_size: self.tracker.page_size().bytes(),

@@ -34,6 +34,8 @@ pub use block::BlockSet;
 pub use error::OutgoingError;
 #[cfg(feature = "alloc")]
 pub use handover::{Finalized, Outgoing};
-pub use scratch::{Placement, Reserved, ScratchSizes, ScratchSyntax, find_hole};
+pub use scratch::{
+    Placement, Reserved, ScratchSizes, ScratchSyntax, find_hole, write_scratch_array,
+};
 pub use split::{Nodes, OneNode};
 pub use tracker::Tracker;

@@ -216,7 +216,11 @@ fn hole_in(area: PhysRange, used: &[PhysRange], wanted: Placement) -> Option<Phy
 
 /// Writes the array of scratch areas to `at`, which is in scratch itself. Returns its size in
 /// bytes.
-pub(crate) fn write_array<M: PhysMem>(
+///
+/// # Errors
+/// [`OutgoingError::BadScratch`] if areas overlap or the array is not in one of them;
+/// [`OutgoingError::Memory`].
+pub fn write_scratch_array<M: PhysMem>(
     mem: &M,
     at: PhysAddr,
     areas: &[PhysRange],

@@ -16,7 +16,11 @@ use kho_hal::{Order, PageAlloc, PageSize, PhysAddr, PhysMem, PhysRange};
 use crate::OutgoingError;
 use crate::outgoing::split::{Nodes, OneNode, blocks};
 
-/// Which memory survives. See the [module](self).
+/// Which memory survives: a radix tree that is the wire format while it grows.
+///
+/// All operations take `&self` and run on any number of CPUs without a lock. A failed operation
+/// leaves the tree with what was preserved before it. The tree's own pages are not preserved;
+/// leave them alone until the successor has read them ([`Tracker::for_each_page`]).
 #[derive(Debug)]
 pub struct Tracker<'s, M, A, N = OneNode> {
     mem: M,
