@@ -15,7 +15,7 @@ use fdt_rs::prelude::{FallibleIterator, PropReader};
 use kho::abi::radix;
 use kho::core::BootData;
 use kho::core::Tracker;
-use kho::core::incoming::{Folio, Incoming, Machine, Ram};
+use kho::core::incoming::{Folio, Incoming, Machine};
 use kho::core::outgoing::Outgoing;
 use kho::hal::sim::{ElfImage, FrozenSim, SimAlloc, SimMemory};
 use kho::hal::{FrozenMem, PageSize, PhysAddr, PhysRange};
@@ -29,10 +29,7 @@ fn with_fixture(name: &str, test: impl Fn(&FrozenSim<'_>, &Incoming<'_, FrozenSi
     let boot = BootData::from_boot_params(&frozen, image.entry)
         .or_else(|_| BootData::from_device_tree(&frozen, image.entry))
         .unwrap();
-    let machine = Machine {
-        page_size: PAGE,
-        ram: Ram::Unknown,
-    };
+    let machine = Machine::unknown(PAGE);
     let incoming = Incoming::check(&frozen, boot, machine, &mut [0; 256]).unwrap();
     test(&frozen, &incoming);
 }

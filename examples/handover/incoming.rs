@@ -14,6 +14,7 @@ pub fn run<M: FrozenMem>(memory: &M, boot: BootData) -> Result<(), Box<dyn Error
     let machine = Machine {
         page_size: PAGE,
         ram: Ram::Known(&ram),
+        v1_bitmaps: None,
     };
     let mut workspace = [0; 256];
     let incoming = step("incoming", "check", || {

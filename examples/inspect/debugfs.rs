@@ -49,7 +49,7 @@ fn side(folder: &Path) -> Result<Value, String> {
         subtrees.insert(name, blob);
     }
     Ok(json!({
-        "compatible": root.generation().compatible(),
+        "compatible": root.compatible(),
         "fdt_totalsize": root.total_size(),
         "preserved_memory_map": root.map().as_u64(),
         "subtrees": subtrees,

@@ -33,6 +33,7 @@ pub fn of<M: FrozenMem>(
         },
         "scratch": incoming.scratch().areas().map(range).collect::<Vec<_>>(),
         "compatible": incoming.generation().compatible(),
+        "generation": incoming.generation().name(),
         "fdt_totalsize": incoming.fdt_size(),
         "preserved_memory_map": incoming.map_addr().as_u64(),
         "extents": incoming.extents().map(range).collect::<Vec<_>>(),
@@ -100,18 +101,21 @@ fn folios<M: FrozenMem>(incoming: &Incoming<'_, M>, facts: &mut Value) {
             head.push(json!([addr, order]));
         }
     }
-    let mut nodes = Vec::new();
-    incoming.map_pages(|node| nodes.push(node.as_u64()));
-    nodes.sort_unstable();
     let by_order: BTreeMap<_, _> = by_order
         .into_iter()
         .map(|(order, count)| (order.to_string(), count))
         .collect();
-    facts["radix"] = json!({
-        "depth": radix::depth(page),
-        "node_pages": nodes,
-        "folios": count,
-    });
+    if incoming.generation().has_radix_tree() {
+        let mut nodes = Vec::new();
+        incoming.for_each_map_page(|page| nodes.push(page.start().as_u64()));
+        nodes.sort_unstable();
+        facts["radix"] = json!({
+            "depth": radix::depth(page),
+            "node_pages": nodes,
+            "folios": count,
+        });
+    }
+    facts["folios"] = json!(count);
     facts["folios_by_order"] = json!(by_order);
     facts["preserved_bytes"] = json!(bytes);
     facts["folios_sha256"] = json!(hex(&digest.finalize()));

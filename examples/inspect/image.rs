@@ -3,7 +3,7 @@
 use std::fs;
 
 use kho::core::BootData;
-use kho::core::incoming::{Incoming, Machine, Ram};
+use kho::core::incoming::{Incoming, Machine};
 use kho::hal::sim::{ElfImage, Machine as ElfMachine, SimMemory};
 use kho::hal::{PageSize, PhysAddr};
 use serde_json::Value;
@@ -60,8 +60,8 @@ pub fn facts(options: &Options) -> Result<Value, String> {
     };
     let boot = boot.map_err(|error| error.to_string())?;
     let machine = Machine {
-        page_size: image.page_size,
-        ram: Ram::Unknown,
+        v1_bitmaps: options.v1_bitmaps,
+        ..Machine::unknown(image.page_size)
     };
     // A bit for each page of 16 GiB; larger images take more passes.
     let mut workspace = vec![0; 1 << 16];

@@ -25,6 +25,7 @@ mod text;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use kho::abi::chunk::V1Bitmaps;
 use kho::hal::{PageSize, PhysAddr};
 use serde_json::Value;
 
@@ -44,6 +45,7 @@ struct Options {
     arch: Option<Arch>,
     entry: Option<PhysAddr>,
     base: Option<PhysAddr>,
+    v1_bitmaps: Option<V1Bitmaps>,
     path: PathBuf,
 }
 
@@ -101,6 +103,13 @@ fn parse(mut args: lexopt::Parser) -> Result<Option<Options>, lexopt::Error> {
             Long("arch") => options.arch = Some(args.value()?.parse_with(Arch::parse)?),
             Long("entry") => options.entry = Some(PhysAddr::new(args.value()?.parse_with(number)?)),
             Long("base") => options.base = Some(PhysAddr::new(args.value()?.parse_with(number)?)),
+            Long("v1-bitmaps") => {
+                options.v1_bitmaps = Some(args.value()?.parse_with(|name| match name {
+                    "small" => Ok(V1Bitmaps::Small),
+                    "page" => Ok(V1Bitmaps::Page),
+                    _ => Err("bitmaps are small or page"),
+                })?);
+            }
             Long("help") | Short('h') => return Ok(None),
             Value(value) if path.is_none() => path = Some(value),
             other => return Err(other.unexpected()),

@@ -20,6 +20,9 @@ pub fn page(facts: &Value) -> String {
 
 fn description(out: &mut String, facts: &Value) {
     let _ = write!(out, "handover    {}", text(&facts["compatible"]));
+    if let Some(generation) = facts["generation"].as_str() {
+        let _ = write!(out, " ({generation})");
+    }
     if let Some(arch) = facts["arch"].as_str() {
         let page = facts["page_size"].as_u64().unwrap_or(0);
         let _ = write!(out, ", {arch}, {} pages", size(page));
@@ -64,14 +67,17 @@ fn memory(out: &mut String, facts: &Value) {
         return;
     };
     let page = facts["page_size"].as_u64().unwrap_or(0);
-    let _ = writeln!(
+    let _ = write!(
         out,
-        "preserved   {} in {} folios and {} extents; the map takes {} pages",
+        "preserved   {} in {} folios and {} extents",
         bytes(&facts["preserved_bytes"]),
-        facts["radix"]["folios"],
+        facts["folios"],
         facts["extents"].as_array().map_or(0, Vec::len),
-        facts["radix"]["node_pages"].as_array().map_or(0, Vec::len),
     );
+    if let Some(nodes) = facts["radix"]["node_pages"].as_array() {
+        let _ = write!(out, "; the map takes {} pages", nodes.len());
+    }
+    let _ = writeln!(out);
     let mut orders: Vec<_> = orders
         .iter()
         .filter_map(|(order, n)| Some((order.parse::<u32>().ok()?, n.as_u64()?)))

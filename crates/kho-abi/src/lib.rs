@@ -9,6 +9,7 @@
 //! | [`boot`] | how the handover reaches the next kernel: x86 `setup_data`, arm64 `/chosen`, the scratch array |
 //! | [`fdt`] | the root description: generations, property and node names |
 //! | [`radix`] | the preserved-memory tree of `kho-v2` and later: geometry and keys |
+//! | [`chunk`] | the preserved-memory lists before it: chunks and bitmaps |
 //! | [`vmalloc`] | lists of pages of a virtually contiguous area |
 //! | [`block`] | linked pages of fixed-size entries |
 //! | [`luo`] | the Live Update Orchestrator: sessions, files, file-lifecycle-bound objects |
@@ -44,6 +45,7 @@ macro_rules! assert_layout {
 
 pub mod block;
 pub mod boot;
+pub mod chunk;
 pub mod fdt;
 pub mod luo;
 pub mod memblock;

@@ -113,8 +113,7 @@ impl BootData {
         };
         let address_cells = cells("#address-cells", 2).filter(|n| (1..=2).contains(n));
         let size_cells = cells("#size-cells", 1).filter(|n| (1..=2).contains(n));
-        let chosen = root.children().find(|node| node.name() == "chosen");
-        let chosen = chosen.ok_or(None)?;
+        let chosen = fdt::child(root, "chosen").ok_or(None)?;
         let pair = |name| {
             let value = fdt::property(chosen, name)?;
             let (addr, size) = value.split_at_checked(address_cells? * 4)?;

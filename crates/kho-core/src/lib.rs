@@ -6,8 +6,10 @@
 //!
 //! | | what for |
 //! | --- | --- |
-//! | [`Tracker`] | outgoing: which folios and pages survive |
+//! | [`Tracker`] | which folios and pages survive |
 //! | [`BootData`] | how a handover is named to the next program |
+//! | [`outgoing`] | make a handover: preserve, describe, finalize |
+//! | `translate` | from one generation of the format into another (`alloc`) |
 //! | [`incoming`] | check what a predecessor left, and take it over |
 //!
 //! All of it is logic over the traits of `kho_hal`; the formats are those of `kho_abi`.
@@ -26,6 +28,9 @@ extern crate std;
 mod boot;
 pub mod incoming;
 pub mod outgoing;
+#[cfg(feature = "alloc")]
+pub mod translate;
+mod tree;
 
 pub use boot::{BootData, SETUP_DATA_LEN};
 pub use outgoing::{OutgoingError, Tracker};

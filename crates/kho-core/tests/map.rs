@@ -160,6 +160,7 @@ fn preserved_memory_is_ram() {
         let machine = Machine {
             page_size: page,
             ram: Ram::Known(&ram),
+            v1_bitmaps: None,
         };
         kho_core::incoming::Incoming::check(&frozen, boot, machine, &mut [0; 1]).map(|_| ())
     };

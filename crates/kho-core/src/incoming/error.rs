@@ -149,6 +149,21 @@ pub enum Fault {
         /// The entry.
         slot: usize,
     },
+    /// The map has bitmaps of 512 bytes or of a page, and nothing says which: tell the reader.
+    Ambiguous {
+        /// The first chunk.
+        at: PhysAddr,
+    },
+    /// The map cannot have bitmaps of a page, as the reader was told.
+    NotPageBitmaps {
+        /// The first chunk.
+        at: PhysAddr,
+    },
+    /// A sub-blob has no size: none is recorded, and it is no flattened device tree.
+    NoSize {
+        /// The sub-blob.
+        at: PhysAddr,
+    },
     /// Entries that must ascend do not.
     Unsorted {
         /// The entry that is out of order.
@@ -237,6 +252,17 @@ impl fmt::Display for Fault {
                 "entry {slot} of the tree's root at {at} is in use: wrong page size, \
                  a level too few, or damage"
             ),
+            Self::Ambiguous { at } => write!(
+                f,
+                "the list of chunks at {at} is ambiguous: the size of its bitmaps must be told"
+            ),
+            Self::NotPageBitmaps { at } => {
+                write!(
+                    f,
+                    "the list of chunks at {at} has bitmaps of 512 bytes, not of a page"
+                )
+            }
+            Self::NoSize { at } => write!(f, "the blob at {at} has no size and is no device tree"),
             Self::Unsorted { at } => write!(f, "the entry at {at} is out of order"),
             Self::Flags { at, found } => write!(f, "unknown flags {found:#x} at {at}"),
         }

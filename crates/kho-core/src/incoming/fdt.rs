@@ -24,10 +24,22 @@ pub(crate) fn tree<M: FrozenMem>(mem: &M, addr: PhysAddr, max: u64) -> Result<Fd
 
 /// The size that the header of the tree at `addr` claims, and at least the two words that were
 /// looked at: magic and size.
-pub(crate) fn total_size<M: FrozenMem>(mem: &M, addr: PhysAddr) -> Result<u32, Fault> {
+fn total_size<M: FrozenMem>(mem: &M, addr: PhysAddr) -> Result<u32, Fault> {
     let head: &[U32; 2] = read::object(mem, addr)?;
     Ok(head[1].get().max(8))
 }
+
+/// The size of a blob that has none recorded, and so must be a tree.
+pub(crate) fn blob_size<M: FrozenMem>(mem: &M, addr: PhysAddr) -> Result<u64, Fault> {
+    let head: &[U32; 2] = read::object(mem, addr)?;
+    if head[0].get() != MAGIC {
+        return Err(Fault::NoSize { at: addr });
+    }
+    Ok(total_size(mem, addr)?.into())
+}
+
+/// The first word of a flattened device tree.
+pub(crate) const MAGIC: u32 = 0xd00d_feed;
 
 /// The checked tree in `bytes`, which were read at `addr`.
 pub(crate) fn parse(bytes: &[u8], addr: PhysAddr) -> Result<Fdt<'_>, Fault> {
@@ -35,6 +47,11 @@ pub(crate) fn parse(bytes: &[u8], addr: PhysAddr) -> Result<Fdt<'_>, Fault> {
         at: addr,
         cause: FdtError(cause),
     })
+}
+
+/// The child of `node` with exactly this name.
+pub(crate) fn child<'a>(node: FdtNode<'a>, name: &str) -> Option<FdtNode<'a>> {
+    node.children().find(|child| child.name() == name)
 }
 
 /// The value of the property `name` of `node`.

@@ -24,17 +24,26 @@ impl<'a> ReserveMem<'a> {
     /// No regions.
     pub(crate) const NONE: Self = Self(None);
 
-    /// Checks the sub-blob `memblock`. Regions are whole pages of preserved memory; a tail that
-    /// is less than a page is not preserved by Linux and not asked for here.
-    pub(crate) fn check<M: FrozenMem>(
+    /// Checks the sub-blob `memblock`.
+    pub(crate) fn check_blob<M: FrozenMem>(
         mem: &'a M,
         blob: PhysRange,
         claims: &mut Claims<'_, 'a, M>,
     ) -> Result<Self, Fault> {
         let at = blob.start();
-        let root = fdt::tree(mem, at, blob.size())?.root();
+        Self::check(fdt::tree(mem, at, blob.size())?.root(), at, claims)
+    }
+
+    /// Checks the regions below `root`, in the tree at `at`; a version that is not known has none.
+    /// Regions are whole pages of preserved
+    /// memory; a tail that is less than a page is not preserved by Linux and not asked for here.
+    pub(crate) fn check<M: FrozenMem>(
+        root: FdtNode<'a>,
+        at: PhysAddr,
+        claims: &mut Claims<'_, 'a, M>,
+    ) -> Result<Self, Fault> {
         if !fdt::is_compatible(root, COMPATIBLE) {
-            return Err(Fault::UnknownVersion { at });
+            return Ok(Self::NONE);
         }
         for (i, node) in root.children().enumerate() {
             if !fdt::is_compatible(node, REGION_COMPATIBLE) {

@@ -11,12 +11,13 @@
 //! # Not checked here
 //! What is inside sub-blobs and file data that only their owners understand.
 
+mod ascending;
 mod block;
 mod claims;
 mod error;
 pub(crate) mod fdt;
 mod luo;
-mod map;
+pub(crate) mod map;
 mod memblock;
 mod memfd;
 mod metadata;
@@ -26,6 +27,8 @@ mod root;
 mod runs;
 mod vmalloc;
 
+use dtoolkit::Node;
+use kho_abi::chunk::V1Bitmaps;
 use kho_abi::fdt::Generation;
 use kho_abi::metadata::KexecMetadata;
 use kho_abi::{luo as luo_abi, memblock as memblock_abi, metadata as metadata_abi};
@@ -52,6 +55,21 @@ pub struct Machine<'a> {
     pub page_size: PageSize,
     /// What is RAM.
     pub ram: Ram<'a>,
+    /// How large the bitmaps of mainline v1 are, if that is known: 512 bytes from Linux 6.16 and
+    /// 6.17, a page from 6.18 to 7.0. Without it, a list that does not prove 512 bytes is refused.
+    /// No other generation needs it.
+    pub v1_bitmaps: Option<V1Bitmaps>,
+}
+
+impl Machine<'_> {
+    /// A machine with this page size, of which nothing else is known.
+    pub const fn unknown(page_size: PageSize) -> Self {
+        Self {
+            page_size,
+            ram: Ram::Unknown,
+            v1_bitmaps: None,
+        }
+    }
 }
 
 /// A sub-blob that this library knows.
@@ -86,6 +104,7 @@ pub struct Incoming<'a, M> {
     boot: BootData,
     scratch: Scratch<'a>,
     root: RootFdt<'a>,
+    generation: Generation,
     map: Map<'a, M>,
     luo: Component<Luo<'a, M>>,
     metadata: Component<&'a KexecMetadata>,
@@ -119,15 +138,17 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
         let Machine {
             page_size: page,
             ram,
+            v1_bitmaps,
         } = machine;
         let scratch = Scratch::check(mem, &ram, boot.scratch_addr, boot.scratch_size)?;
         let root =
             RootFdt::check(mem, boot, page, &ram).map_err(|fault| Part::RootFdt.is(fault))?;
         let fault = |fault| Part::Map.is(fault);
-        let mut map = Map::new(mem, page, root.map());
+        let generation = root.decide(mem, page, v1_bitmaps).map_err(fault)?;
+        let mut map = Map::new(mem, page, generation, root.map());
         map.check_nodes(&ram, &scratch, workspace).map_err(fault)?;
         map.check_folios(&ram, &scratch).map_err(fault)?;
-        map.check_nodes_are_apart().map_err(fault)?;
+        map.check_apart(workspace).map_err(fault)?;
         let mut components = None;
         places::each_page_once(workspace, page, |once| {
             let mut claims = Claims { map, once };
@@ -152,6 +173,7 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
             boot,
             scratch,
             root,
+            generation,
             map,
             luo,
             metadata,
@@ -181,13 +203,33 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
                     found.metadata = Component::found(metadata);
                 }
                 memblock_abi::NODE => {
-                    let regions = ReserveMem::check(mem, blob.range, claims);
+                    let regions = ReserveMem::check_blob(mem, blob.range, claims);
                     found.reserve_mem = regions.map_err(|fault| Part::ReserveMem.is(fault))?;
                 }
                 _ => {}
             }
         }
+        let mut inline = root.inline_nodes();
+        if let Some(node) = inline.find(|node| node.name() == memblock_abi::NODE) {
+            let regions = ReserveMem::check(node, root.at(), claims);
+            found.reserve_mem = regions.map_err(|fault| Part::ReserveMem.is(fault))?;
+        }
         Ok(found)
+    }
+
+    #[cfg(feature = "alloc")]
+    pub(crate) fn mem(&self) -> &'a M {
+        self.mem
+    }
+
+    #[cfg(feature = "alloc")]
+    pub(crate) fn root(&self) -> &RootFdt<'a> {
+        &self.root
+    }
+
+    #[cfg(feature = "alloc")]
+    pub(crate) fn map(&self) -> &Map<'a, M> {
+        &self.map
     }
 
     /// The claim that was checked.
@@ -197,7 +239,7 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
 
     /// The generation of the format.
     pub fn generation(&self) -> Generation {
-        self.root.generation()
+        self.generation
     }
 
     /// The page size that the handover was read with.
@@ -217,16 +259,16 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
 
     /// Where the map of preserved memory starts.
     pub fn map_addr(&self) -> PhysAddr {
-        self.map.root()
+        self.root.map()
     }
 
-    /// The pages that hold the map itself, in no particular order. They are not preserved: nothing
-    /// else may be put there until the last use of this object.
-    pub fn map_pages(&self, mut visit: impl FnMut(PhysAddr)) {
-        // The pages were all read by the check.
-        let _ = self.map.visit_nodes(0, &mut |node| {
-            visit(node);
-            Ok(())
+    /// The memory that holds the map itself, in no particular order: pages of a tree, chunks and
+    /// bitmaps of a list. It is not preserved: nothing else may be put there until the last use of
+    /// this object.
+    pub fn for_each_map_page(&self, mut visit: impl FnMut(PhysRange)) {
+        // All of it was read by the check.
+        let _ = self.map.visit_own(&mut |at, size| {
+            visit(PhysRange::new(at, size).unwrap_or_default());
         });
     }
 

@@ -60,6 +60,9 @@ pub struct Scratch<'a>(&'a [KhoScratch]);
 const MAX_SCRATCH: u64 = 1024 + 2;
 
 impl<'a> Scratch<'a> {
+    /// No scratch.
+    pub(crate) const NONE: Self = Self(&[]);
+
     /// Checks the array of `size` bytes at `addr`: areas are RAM and disjoint. An area of size 0
     /// is legal, as Linux writes one.
     pub(crate) fn check<M: FrozenMem>(

@@ -2,10 +2,15 @@
 
 use dtoolkit::Node;
 use dtoolkit::fdt::{Fdt, FdtNode};
-use kho_abi::fdt::{BLOB_SIZE, COMPATIBLE, Generation, PRESERVED_DATA, PRESERVED_MEMORY_MAP};
+use kho_abi::chunk::V1Bitmaps;
+use kho_abi::fdt::{
+    BLOB_SIZE, COMPATIBLE, FDT, Generation, METADATA, PRESERVED_DATA, PRESERVED_FOLIO_MAP,
+    PRESERVED_MEMORY, PRESERVED_MEMORY_MAP,
+};
 use kho_hal::{FrozenMem, PageSize, PhysAddr, PhysRange};
 
 use crate::BootData;
+use crate::incoming::map::Map;
 use crate::incoming::places::Ram;
 use crate::incoming::{Claims, Fault, IncomingError, Part, fdt};
 
@@ -14,8 +19,35 @@ use crate::incoming::{Claims, Fault, IncomingError, Part, fdt};
 pub struct RootFdt<'a> {
     fdt: Fdt<'a>,
     at: PhysAddr,
-    generation: Generation,
+    format: Format,
     map: PhysAddr,
+}
+
+/// What the description says of its generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Known(Generation),
+    /// Mainline v1, of whatever bitmaps.
+    V1,
+}
+
+impl Format {
+    fn is_nested(self) -> bool {
+        matches!(self, Self::Known(generation) if generation.is_nested())
+    }
+
+    fn has_radix_tree(self) -> bool {
+        matches!(self, Self::Known(generation) if generation.has_radix_tree())
+    }
+
+    /// The property of a sub-blob's node that has its address.
+    fn blob_property(self) -> &'static str {
+        if self.has_radix_tree() {
+            PRESERVED_DATA
+        } else {
+            FDT
+        }
+    }
 }
 
 /// A sub-blob: a piece of memory that its user has to make sense of.
@@ -48,39 +80,98 @@ impl<'a> RootFdt<'a> {
         if at == PhysAddr::new(0) {
             return Err(Fault::NoHandover);
         }
-        let fdt = fdt::tree(mem, at, boot.fdt_size.min(page.bytes()))?;
-        ram.range(at, fdt.data().len() as u64)?;
-        Self::from_fdt(fdt, at)
+        let fdt = fdt::tree(mem, at, boot.fdt_size)?;
+        let root = Self::from_fdt(fdt, at)?;
+        ram.range(at, root.total_size() as u64)?;
+        // Where users keep all they have inside, it may be long.
+        if !root.format.is_nested() && root.total_size() > page.as_usize() {
+            return Err(Fault::Count {
+                at,
+                found: root.total_size() as u64,
+                max: page.bytes(),
+            });
+        }
+        Ok(root)
     }
 
     fn from_fdt(fdt: Fdt<'a>, at: PhysAddr) -> Result<Self, Fault> {
         let root = fdt.root();
-        let generation = [Generation::V2, Generation::V3, Generation::V4]
-            .into_iter()
-            .find(|generation| fdt::is_compatible(root, generation.compatible()))
-            .ok_or(match fdt::property(root, COMPATIBLE) {
+        let is = |generation: Generation| fdt::is_compatible(root, generation.compatible());
+        let memory = fdt::child(root, PRESERVED_MEMORY);
+        let has_map = fdt::property(root, PRESERVED_MEMORY_MAP).is_some();
+        let (format, holder, name) = if is(Generation::Sketch) {
+            (Format::Known(Generation::Sketch), root, PRESERVED_FOLIO_MAP)
+        } else if is(Generation::V1Small) {
+            match (memory, has_map) {
+                (None, _) => (Format::V1, root, PRESERVED_MEMORY_MAP),
+                (Some(node), false) => (Format::Known(Generation::SeriesV5), node, METADATA),
+                (Some(_), true) => return Err(Fault::UnknownVersion { at }),
+            }
+        } else {
+            let known = [Generation::V2, Generation::V3, Generation::V4]
+                .into_iter()
+                .find(|g| is(*g));
+            let known = known.ok_or(match fdt::property(root, COMPATIBLE) {
                 Some(_) => Fault::UnknownVersion { at },
                 None => Fault::Property {
                     at,
                     name: COMPATIBLE,
                 },
             })?;
-        let name = PRESERVED_MEMORY_MAP;
-        let map = fdt::number(root, name).ok_or(Fault::Property { at, name })?;
-        if map == 0 {
+            (Format::Known(known), root, PRESERVED_MEMORY_MAP)
+        };
+        let map = fdt::number(holder, name).ok_or(Fault::Property { at, name })?;
+        // An empty tree has a root page; an empty list has no chunk.
+        if map == 0 && format.has_radix_tree() {
             return Err(Fault::Null { at });
         }
         Ok(Self {
             fdt,
             at,
-            generation,
+            format,
             map: PhysAddr::new(map),
         })
     }
 
-    /// The generation of the format.
-    pub fn generation(&self) -> Generation {
-        self.generation
+    /// The root's `compatible` string.
+    pub fn compatible(&self) -> &'static str {
+        match self.format {
+            Format::Known(generation) => generation.compatible(),
+            Format::V1 => Generation::V1Small.compatible(),
+        }
+    }
+
+    /// The generation of the format; `None` for mainline v1, whose two layouts the description
+    /// does not tell apart.
+    pub fn generation(&self) -> Option<Generation> {
+        match self.format {
+            Format::Known(generation) => Some(generation),
+            Format::V1 => None,
+        }
+    }
+
+    /// The generation, with the bitmaps of mainline v1 told, or proved by the map.
+    pub(crate) fn decide<M: FrozenMem>(
+        &self,
+        mem: &M,
+        page: PageSize,
+        told: Option<V1Bitmaps>,
+    ) -> Result<Generation, Fault> {
+        if let Format::Known(generation) = self.format {
+            return Ok(generation);
+        }
+        let at = self.map;
+        match (told, Map::proves_small(mem, page, at)?) {
+            (Some(V1Bitmaps::Small), _) | (None, true) => Ok(Generation::V1Small),
+            (Some(V1Bitmaps::Page), false) => Ok(Generation::V1Page),
+            (Some(V1Bitmaps::Page), true) => Err(Fault::NotPageBitmaps { at }),
+            (None, false) => Err(Fault::Ambiguous { at }),
+        }
+    }
+
+    /// Where the description lies.
+    pub(crate) fn at(&self) -> PhysAddr {
+        self.at
     }
 
     /// Where the map of preserved memory starts.
@@ -91,10 +182,24 @@ impl<'a> RootFdt<'a> {
     /// Name, address and, where one is recorded, size of each sub-blob, in the order of the nodes.
     /// A node without an address is left out.
     pub fn nodes(&self) -> impl Iterator<Item = (&'a str, PhysAddr, Option<u64>)> + use<'a> {
-        self.fdt.root().children().filter_map(|node| {
-            let addr = PhysAddr::new(fdt::number(node, PRESERVED_DATA)?);
+        let name = self.format.blob_property();
+        self.blob_nodes().filter_map(move |node| {
+            let addr = PhysAddr::new(fdt::number(node, name)?);
             Some((node.name(), addr, fdt::number(node, BLOB_SIZE)))
         })
+    }
+
+    /// The nodes of sub-blobs; none where users keep their data inline.
+    fn blob_nodes(&self) -> impl Iterator<Item = FdtNode<'a>> + use<'a> {
+        let nested = self.format.is_nested();
+        self.fdt.root().children().filter(move |_| !nested)
+    }
+
+    /// The nodes in which users keep their data inline, where they do.
+    pub(crate) fn inline_nodes(&self) -> impl Iterator<Item = FdtNode<'a>> + use<'a> {
+        let nested = self.format.is_nested();
+        let children = self.fdt.root().children();
+        children.filter(move |node| nested && node.name() != PRESERVED_MEMORY)
     }
 
     fn range(&self) -> PhysRange {
@@ -115,12 +220,13 @@ impl<'a> RootFdt<'a> {
         claims: &mut Claims<'_, 'a, M>,
     ) -> Result<(), IncomingError> {
         let fault = |fault| Part::RootFdt.is(fault);
-        claims
-            .preserved(self.at, self.range().size())
-            .map_err(fault)?;
+        if self.format.has_radix_tree() {
+            claims
+                .preserved(self.at, self.range().size())
+                .map_err(fault)?;
+        }
         claims.once(self.range()).map_err(fault)?;
-        let children = self.fdt.root().children();
-        for (i, node) in children.enumerate() {
+        for (i, node) in self.blob_nodes().enumerate() {
             self.check_subtree(mem, i, node, claims)
                 .map_err(|fault| Part::Subtree.is(fault))?;
         }
@@ -143,7 +249,7 @@ impl<'a> RootFdt<'a> {
         let first_page = |range: PhysRange| range.start().as_u64() / page;
         let end_page = |range: PhysRange| range.end().as_u64().div_ceil(page);
         let mut pages = first_page(range)..end_page(range);
-        for earlier in self.fdt.root().children().take(i) {
+        for earlier in self.blob_nodes().take(i) {
             let earlier = self.subtree(mem, earlier)?;
             if earlier.name == blob.name {
                 return Err(Fault::Duplicate { at });
@@ -169,7 +275,7 @@ impl<'a> RootFdt<'a> {
 
     fn subtree<M: FrozenMem>(&self, mem: &M, node: FdtNode<'a>) -> Result<Subtree<'a>, Fault> {
         let at = self.at;
-        let name = PRESERVED_DATA;
+        let name = self.format.blob_property();
         let addr = fdt::number(node, name).ok_or(Fault::Property { at, name })?;
         if addr == 0 {
             return Err(Fault::Null { at });
@@ -183,7 +289,7 @@ impl<'a> RootFdt<'a> {
         })
     }
 
-    /// The recorded size; a v2 blob without one must be an FDT, which knows its own.
+    /// The recorded size. A blob of v1 or v2 without one must be an FDT, which knows its own.
     fn blob_size<M: FrozenMem>(
         &self,
         mem: &M,
@@ -191,12 +297,10 @@ impl<'a> RootFdt<'a> {
         addr: PhysAddr,
     ) -> Result<u64, Fault> {
         let at = self.at;
-        let has_one = fdt::property(node, BLOB_SIZE).is_some();
-        if self.generation == Generation::V2 && !has_one {
-            return Ok(fdt::total_size(mem, addr)?.into());
-        }
+        let optional = matches!(self.format, Format::V1 | Format::Known(Generation::V2));
         let name = BLOB_SIZE;
         match fdt::number(node, name) {
+            None if optional && fdt::property(node, name).is_none() => fdt::blob_size(mem, addr),
             None => Err(Fault::Property { at, name }),
             Some(0) => Err(Fault::Count {
                 at,
@@ -213,9 +317,7 @@ impl<'a> RootFdt<'a> {
         mem: &'a M,
     ) -> impl Iterator<Item = Subtree<'a>> + use<'a, M> {
         let root = *self;
-        root.fdt
-            .root()
-            .children()
+        root.blob_nodes()
             .filter_map(move |node| root.subtree(mem, node).ok())
     }
 }

@@ -7,7 +7,8 @@
 use kho_hal::{FrozenMem, Order, PageSize, PhysAddr, PhysRange};
 
 use crate::incoming::Fault;
-use crate::incoming::map::{LeafCache, Map, Run};
+use crate::incoming::map::{Cache, Map};
+use crate::tree::Run;
 
 /// Most orders that a key can have: those of 4 KiB pages.
 const MAX_ORDERS: usize = PageSize::Size4K.max_order().as_u32() as usize + 1;
@@ -16,33 +17,37 @@ const MAX_ORDERS: usize = PageSize::Size4K.max_order().as_u32() as usize + 1;
 #[derive(Debug)]
 pub(crate) struct Runs<'a, M> {
     map: Map<'a, M>,
-    cache: LeafCache<'a>,
+    cache: Cache<'a>,
     /// The next run of each order that has one; the lowest is the last of `waiting[..len]`.
-    waiting: [Run; MAX_ORDERS],
+    waiting: [Waiting; MAX_ORDERS],
     len: usize,
 }
 
-const NO_RUN: Run = Run {
-    range: match PhysRange::new(PhysAddr::new(0), 0) {
-        Some(range) => range,
-        None => panic!("an empty range is a range"),
-    },
-    order: Order::ZERO,
-};
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    run: Run,
+    /// Where the map found it.
+    place: u64,
+}
 
 impl<'a, M: FrozenMem> Runs<'a, M> {
     /// The runs that end above `from`. A run that contains `from` starts at the folio that does.
     pub(crate) fn new(map: Map<'a, M>, from: PhysAddr) -> Result<Self, Fault> {
+        let none = Waiting {
+            run: Run::NONE,
+            place: 0,
+        };
         let mut runs = Self {
             map,
-            cache: LeafCache::EMPTY,
-            waiting: [NO_RUN; MAX_ORDERS],
+            cache: Cache::EMPTY,
+            waiting: [none; MAX_ORDERS],
             len: 0,
         };
         for order in map.orders() {
-            if let Some(run) = map.next_run(order, from, &mut runs.cache)? {
+            let mut place = 0;
+            if let Some(run) = map.next_run(order, from, &mut place, &mut runs.cache)? {
                 runs.len += 1;
-                runs.put_lowest(run);
+                runs.put_lowest(Waiting { run, place });
             }
         }
         Ok(runs)
@@ -56,20 +61,24 @@ impl<'a, M: FrozenMem> Runs<'a, M> {
         else {
             return Ok(None);
         };
-        let end = lowest.range.end();
-        match self.map.next_run(lowest.order, end, &mut self.cache)? {
-            Some(run) => self.put_lowest(run),
+        let Waiting { run, mut place } = lowest;
+        let end = run.range.end();
+        match self
+            .map
+            .next_run(run.order, end, &mut place, &mut self.cache)?
+        {
+            Some(run) => self.put_lowest(Waiting { run, place }),
             None => self.len -= 1,
         }
-        Ok(Some(lowest))
+        Ok(Some(run))
     }
 
     /// Puts a run in the place of the lowest, or further up if others are lower.
-    fn put_lowest(&mut self, run: Run) {
+    fn put_lowest(&mut self, new: Waiting) {
         let mut at = self.len.saturating_sub(1);
         while let Some(below) = at.checked_sub(1) {
             match self.waiting.get(below) {
-                Some(&other) if other.range.start() < run.range.start() => {
+                Some(&other) if other.run.range.start() < new.run.range.start() => {
                     if let Some(place) = self.waiting.get_mut(at) {
                         *place = other;
                     }
@@ -79,7 +88,7 @@ impl<'a, M: FrozenMem> Runs<'a, M> {
             }
         }
         if let Some(place) = self.waiting.get_mut(at) {
-            *place = run;
+            *place = new;
         }
     }
 }
@@ -116,7 +125,7 @@ impl<'a, M: FrozenMem> Folios<'a, M> {
         Self {
             runs: Runs::new(map, range.start()).ok(),
             page: map.page(),
-            run: NO_RUN,
+            run: Run::NONE,
             end: range.end(),
         }
     }

@@ -4,13 +4,12 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use kho_abi::NameError;
-use kho_abi::fdt::{
-    BLOB_SIZE, COMPATIBLE, Generation, MAX_NODE_NAME, PRESERVED_DATA, PRESERVED_MEMORY_MAP,
-};
+use kho_abi::fdt::{COMPATIBLE, Generation, MAX_NODE_NAME, PRESERVED_MEMORY_MAP};
 use kho_hal::{PhysAddr, PhysRange};
 use vm_fdt::FdtWriter;
 
 use crate::OutgoingError;
+use crate::outgoing::generation::describe_blob;
 
 /// A sub-blob to describe.
 #[derive(Clone, Debug)]
@@ -19,22 +18,15 @@ pub(crate) struct Blob {
     pub(crate) range: PhysRange,
 }
 
-/// The root FDT. Nodes come in the reverse order of `blobs` and sizes before addresses, as Linux
+/// The root FDT of the newest generation. Nodes come in the reverse order of `blobs` and sizes before addresses, as Linux
 /// writes them.
-pub(crate) fn write(
-    generation: Generation,
-    map: PhysAddr,
-    blobs: &[Blob],
-) -> Result<Vec<u8>, OutgoingError> {
+pub(crate) fn write(map: PhysAddr, blobs: &[Blob]) -> Result<Vec<u8>, OutgoingError> {
     tree(|fdt| {
-        fdt.property_string(COMPATIBLE, generation.compatible())?;
+        fdt.property_string(COMPATIBLE, Generation::V4.compatible())?;
         fdt.property(PRESERVED_MEMORY_MAP, &map.as_u64().to_le_bytes())?;
         for blob in blobs.iter().rev() {
             let node = fdt.begin_node(&blob.name)?;
-            if generation != Generation::V2 {
-                fdt.property(BLOB_SIZE, &blob.range.size().to_le_bytes())?;
-            }
-            fdt.property(PRESERVED_DATA, &blob.range.start().as_u64().to_le_bytes())?;
+            describe_blob(fdt, Generation::V4, blob.range)?;
             fdt.end_node(node)?;
         }
         Ok(())
@@ -52,11 +44,20 @@ pub(crate) fn tree(
         fdt.end_node(root)?;
         fdt.finish()
     };
-    // Names were checked, and nodes are closed in order: what is left is a tree of over 4 GiB.
-    write().map_err(|_: vm_fdt::Error| OutgoingError::TooMany {
-        max: u32::MAX.into(),
+    write().map_err(|error| match error {
+        vm_fdt::Error::InvalidNodeName | vm_fdt::Error::InvalidPropertyName => {
+            OutgoingError::Name(NameError { max: MAX_NODE_NAME })
+        }
+        vm_fdt::Error::NodeDepthTooLarge => OutgoingError::TooMany { max: MAX_DEPTH },
+        // Nodes are closed in order, so what is left is a tree of over 4 GiB.
+        _ => OutgoingError::TooMany {
+            max: u32::MAX.into(),
+        },
     })
 }
+
+/// Deepest nesting that the writer can take.
+const MAX_DEPTH: u64 = 64;
 
 /// Whether a node can have this name: what device trees allow, without a unit address.
 pub(crate) fn check_name(name: &str) -> Result<(), NameError> {

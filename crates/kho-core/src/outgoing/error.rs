@@ -16,6 +16,8 @@ pub enum OutgoingError {
     Memory(MemError),
     /// No free memory.
     Alloc(AllocError),
+    /// No room on the heap.
+    NoMemory,
     /// The folio cannot be expressed.
     Key(KeyError),
     /// The memory touches scratch, which the successor overwrites.
@@ -64,13 +66,15 @@ pub enum OutgoingError {
     },
     /// No handler, or no file-lifecycle-bound object, goes by the name that a file asks for.
     NoHandler,
-    /// The file is preserved already, in this session or another.
+    /// The file is preserved already, in this session or another; or the state tree is finalized.
     Busy,
     /// Scratch areas overlap, or one does not fit the address space.
     BadScratch {
         /// The offending area's start.
         addr: PhysAddr,
     },
+    /// The generation has no sub-blobs, and there is one.
+    Nested,
     /// A callback of a file or an object refused; carries its number.
     Refused(i32),
 }
@@ -80,6 +84,7 @@ impl fmt::Display for OutgoingError {
         match self {
             Self::Memory(cause) => cause.fmt(f),
             Self::Alloc(cause) => cause.fmt(f),
+            Self::NoMemory => f.write_str("no room on the heap"),
             Self::Key(cause) => cause.fmt(f),
             Self::InScratch { range, scratch } => {
                 write!(f, "{range} touches the scratch area {scratch}")
@@ -102,13 +107,14 @@ impl fmt::Display for OutgoingError {
             }
             Self::TooMany { max } => write!(f, "the format allows {max} at most"),
             Self::NoHandler => f.write_str("no handler goes by this name"),
-            Self::Busy => f.write_str("the file is preserved already"),
+            Self::Busy => f.write_str("the file is preserved already, or the tree finalized"),
             Self::BadScratch { addr } => {
                 write!(
                     f,
                     "the scratch area at {addr} overlaps another or does not fit"
                 )
             }
+            Self::Nested => f.write_str("the generation has no sub-blobs, and there is one"),
             Self::Refused(code) => write!(f, "a callback refused with {code}"),
         }
     }

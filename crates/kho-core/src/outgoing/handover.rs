@@ -7,9 +7,13 @@ use kho_abi::fdt::Generation;
 use kho_hal::{Order, PageAlloc, PhysAddr, PhysMem, PhysRange};
 use spin::mutex::SpinMutex;
 
+use crate::incoming::Folio;
 use crate::outgoing::description::{self, Blob};
+use crate::outgoing::generation::{Content, RunSource, Writer};
 use crate::outgoing::scratch::write_scratch_array;
 use crate::outgoing::split::{Nodes, OneNode};
+use crate::outgoing::state::StateTree;
+use crate::tree::{LeafCache, Pages, Run, Tree, Wraps};
 use crate::{BootData, OutgoingError, Tracker};
 
 /// A handover that is open: memory can be preserved, sub-blobs added and removed.
@@ -133,27 +137,88 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Outgoing<'s, M, A, N> {
             .map(|blob| blob.range)
     }
 
-    /// Makes the handover ready. `scratch_array` is where the list of scratch areas is put: inside
-    /// one of them, apart from the next image, 16 bytes an area.
+    /// Makes the handover ready, in the newest generation. `scratch_array` is where the list of
+    /// scratch areas is put: inside one of them, apart from the next image, 16 bytes an area.
     ///
     /// The result borrows `self` exclusively, so nothing can change while it exists; dropping it,
     /// or [`Finalized::abort`], opens the handover again.
     ///
     /// # Errors
     /// [`OutgoingError::BadScratch`] if areas overlap, or `scratch_array` is not in one.
-    pub fn finalize(&mut self, scratch_array: PhysAddr) -> Result<Finalized<'_>, OutgoingError> {
+    pub fn finalize(&mut self, scratch_array: PhysAddr) -> Result<Finalized<'_, A>, OutgoingError> {
+        let fdt_size = self.tracker.page_size().bytes();
+        self.finalized(scratch_array, self.fdt, fdt_size, Vec::new())
+    }
+
+    /// As [`Outgoing::finalize`], in any generation of the format; a second description and a
+    /// second map are written for it.
+    ///
+    /// Sketch and series v5 have no sub-blobs. What their users hand over is in `state`; sub-blobs
+    /// cannot be handed over with them. In other generations each node of `state` becomes a
+    /// sub-blob.
+    ///
+    /// # Errors
+    /// As [`Outgoing::finalize`]; [`OutgoingError::Nested`] for a sub-blob in a generation without
+    /// them; [`OutgoingError::Full`], [`OutgoingError::Name`], [`OutgoingError::Alloc`].
+    pub fn finalize_as(
+        &mut self,
+        generation: Generation,
+        scratch_array: PhysAddr,
+        state: &StateTree,
+    ) -> Result<Finalized<'_, A>, OutgoingError> {
+        let tree = self.tracker.tree();
+        let page = self.tracker.page_size();
+        let blobs = self.blobs.lock();
+        if generation.is_nested() && !blobs.is_empty() {
+            return Err(OutgoingError::Nested);
+        }
+        let blobs_as_contents = blobs
+            .iter()
+            .map(|blob| (blob.name.as_str(), Content::Blob(blob.range)));
+        let nodes = state
+            .nodes()
+            .map(|(name, node)| (name, Content::State(node)));
+        let written = Writer {
+            mem: self.tracker.mem(),
+            alloc: self.tracker.page_alloc(),
+            page,
+            generation,
+            source: &tree,
+            replaced: Some(Folio {
+                addr: self.fdt,
+                order: Order::ZERO,
+            }),
+            added: Vec::new(),
+            contents: blobs_as_contents.rev().chain(nodes).collect(),
+            pages: Vec::new(),
+        }
+        .write()?;
+        drop(blobs);
+        self.finalized(scratch_array, written.fdt, written.fdt_size, written.pages)
+    }
+
+    fn finalized(
+        &mut self,
+        scratch_array: PhysAddr,
+        fdt_addr: PhysAddr,
+        fdt_size: u64,
+        pages: Vec<(PhysAddr, Order)>,
+    ) -> Result<Finalized<'_, A>, OutgoingError> {
         let areas = self.tracker.scratch();
-        let scratch_size = write_scratch_array(self.tracker.mem(), scratch_array, areas)?;
-        let boot = BootData {
-            fdt_addr: self.fdt,
-            fdt_size: self.tracker.page_size().bytes(),
-            scratch_addr: scratch_array,
-            scratch_size,
+        let alloc = self.tracker.page_alloc();
+        // From here on dropping it frees the pages, also on an error.
+        let mut finalized = Finalized {
+            boot: BootData {
+                fdt_addr,
+                fdt_size,
+                scratch_addr: scratch_array,
+                scratch_size: 0,
+            },
+            alloc,
+            pages,
         };
-        let finalized = Finalized {
-            boot,
-            open: core::marker::PhantomData,
-        };
+        finalized.boot.scratch_size =
+            write_scratch_array(self.tracker.mem(), scratch_array, areas)?;
         Ok(finalized)
     }
 
@@ -166,7 +231,7 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Outgoing<'s, M, A, N> {
 
     /// Writes the description of `blobs` to its page.
     fn describe(&self, blobs: &[Blob]) -> Result<(), OutgoingError> {
-        let bytes = description::write(Generation::V4, self.tracker.root(), blobs)?;
+        let bytes = description::write(self.tracker.root(), blobs)?;
         let available = self.tracker.page_size().as_usize();
         if bytes.len() > available {
             return Err(OutgoingError::Full {
@@ -181,17 +246,55 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Outgoing<'s, M, A, N> {
 /// A handover that is ready: the successor can be started.
 #[derive(Debug)]
 #[must_use = "dropping it opens the handover again"]
-pub struct Finalized<'o> {
+pub struct Finalized<'o, A: PageAlloc> {
     boot: BootData,
-    open: core::marker::PhantomData<&'o mut ()>,
+    alloc: &'o A,
+    /// What was written for this handover only.
+    pages: Vec<(PhysAddr, Order)>,
 }
 
-impl Finalized<'_> {
+impl<A: PageAlloc> Finalized<'_, A> {
     /// Opens the handover again.
     pub fn abort(self) {}
 
     /// What the successor must be told. It is for the code that jumps.
-    pub fn hand_over(self) -> BootData {
+    pub fn hand_over(mut self) -> BootData {
+        self.pages.clear();
         self.boot
+    }
+}
+
+impl<A: PageAlloc> Drop for Finalized<'_, A> {
+    fn drop(&mut self) {
+        for &(page, order) in &self.pages {
+            self.alloc.free(page, order);
+        }
+    }
+}
+
+impl<'a, P: Pages<'a>> RunSource for Tree<P> {
+    fn for_each_run(
+        &self,
+        order: Order,
+        visit: &mut dyn FnMut(Run) -> Result<(), OutgoingError>,
+    ) -> Result<(), OutgoingError> {
+        let mut cache = LeafCache::EMPTY;
+        let mut from = PhysAddr::new(0);
+        while let Some(run) = self.next_run(order, from, &mut cache)? {
+            visit(run)?;
+            from = run.range.end();
+        }
+        Ok(())
+    }
+}
+
+impl From<Wraps> for OutgoingError {
+    fn from(wraps: Wraps) -> Self {
+        match wraps {
+            Wraps::Memory(cause) => Self::Memory(cause),
+            Wraps::At(_) => Self::BadRange {
+                range: PhysRange::default(),
+            },
+        }
     }
 }

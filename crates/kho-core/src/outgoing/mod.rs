@@ -12,8 +12,12 @@
 #[cfg(feature = "alloc")]
 mod block;
 #[cfg(feature = "alloc")]
+mod chunks;
+#[cfg(feature = "alloc")]
 mod description;
 mod error;
+#[cfg(feature = "alloc")]
+pub(crate) mod generation;
 #[cfg(feature = "alloc")]
 mod handover;
 #[cfg(feature = "alloc")]
@@ -26,6 +30,8 @@ pub mod metadata;
 pub mod reserve_mem;
 mod scratch;
 mod split;
+#[cfg(feature = "alloc")]
+mod state;
 mod tracker;
 pub mod vmalloc;
 
@@ -38,4 +44,6 @@ pub use scratch::{
     Placement, Reserved, ScratchSizes, ScratchSyntax, find_hole, write_scratch_array,
 };
 pub use split::{Nodes, OneNode};
+#[cfg(feature = "alloc")]
+pub use state::{Notifier, StateNode, StateTree, Value};
 pub use tracker::Tracker;

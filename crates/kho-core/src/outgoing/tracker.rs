@@ -14,7 +14,12 @@ use kho_abi::radix::{self, Key};
 use kho_hal::{Order, PageAlloc, PageSize, PhysAddr, PhysMem, PhysRange};
 
 use crate::OutgoingError;
+#[cfg(feature = "alloc")]
+use crate::outgoing::chunks::set_bits;
 use crate::outgoing::split::{Nodes, OneNode, blocks};
+#[cfg(feature = "alloc")]
+use crate::tree::Run;
+use crate::tree::{Shared, Tree};
 
 /// Which memory survives: a radix tree that is the wire format while it grows.
 ///
@@ -115,6 +120,35 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
         }
     }
 
+    /// Preserves all folios of a run, a word of a leaf at a time. Says nothing of folios that were
+    /// preserved before, nor of scratch.
+    #[cfg(feature = "alloc")]
+    pub(crate) fn insert_run(&self, run: Run) -> Result<(), OutgoingError> {
+        let shift = self.page.shift() + run.order.as_u32();
+        let leaf_bits = 1 << radix::leaf_shift(self.page);
+        let mut addr = run.range.start();
+        let mut left = run.range.size() >> shift;
+        while left > 0 {
+            let key = Key::encode(addr, run.order, self.page)?;
+            let first = radix::leaf_bit(key, self.page) as u64;
+            let count = left.min(leaf_bits - first);
+            let leaf = self.leaf(key)?;
+            set_bits(self.entries(leaf)?, first, count);
+            left -= count;
+            addr = PhysAddr::new(addr.as_u64().saturating_add(count << shift));
+        }
+        Ok(())
+    }
+
+    /// The tree, for reading.
+    pub(crate) fn tree(&self) -> Tree<Shared<'_, M>> {
+        Tree {
+            pages: Shared(&self.mem),
+            page: self.page,
+            root: self.root,
+        }
+    }
+
     /// Undoes [`Tracker::preserve_folio`]. The tree keeps its pages.
     ///
     /// # Errors
@@ -131,9 +165,7 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
 
     /// Whether exactly this folio is preserved: same address and same order.
     pub fn is_preserved(&self, addr: PhysAddr, order: Order) -> bool {
-        let key = Key::encode(addr, order, self.page).ok();
-        let found = key.and_then(|key| self.find_leaf_word(key).ok().flatten());
-        found.is_some_and(|(word, bit)| word.load(Ordering::Relaxed) & bit != 0)
+        self.tree().has(addr, order).unwrap_or(false)
     }
 
     /// Preserves the pages of `range` as the fewest naturally aligned blocks.
@@ -209,20 +241,11 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
     /// Calls `visit` for every page of the tree. They are not preserved, and must be left alone
     /// until the successor has read them.
     pub fn for_each_page(&self, mut visit: impl FnMut(PhysAddr)) {
-        self.visit_pages(self.root, radix::depth(self.page) - 1, &mut visit);
-    }
-
-    /// Recursive to the depth of the tree: 6 at most.
-    fn visit_pages(&self, node: PhysAddr, level: u32, visit: &mut dyn FnMut(PhysAddr)) {
-        visit(node);
-        if level > 0 {
-            for entry in self.entries(node).unwrap_or_default() {
-                match entry.load(Ordering::Acquire) {
-                    0 => {}
-                    child => self.visit_pages(PhysAddr::new(child), level - 1, visit),
-                }
-            }
-        }
+        // Nothing refuses, and the tree's pages are memory.
+        let _ = self.tree().visit_nodes::<OutgoingError>(0, &mut |page| {
+            visit(page);
+            Ok(())
+        });
     }
 
     /// Frees the tree's pages. What was preserved is forgotten.
@@ -293,6 +316,11 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
 
     /// The word and the bit of `key`; builds what is missing of the path.
     fn leaf_word(&self, key: Key) -> Result<(&AtomicU64, u64), OutgoingError> {
+        self.leaf_entry(self.leaf(key)?, key)
+    }
+
+    /// The leaf of `key`; builds what is missing of the path.
+    fn leaf(&self, key: Key) -> Result<PhysAddr, OutgoingError> {
         let mut node = self.root;
         for level in (1..radix::depth(self.page)).rev() {
             let entry = self.entry(node, key, level)?;
@@ -302,7 +330,7 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
             }
             node = PhysAddr::new(child);
         }
-        self.leaf_entry(node, key)
+        Ok(node)
     }
 
     /// Links a new node of `level`, with the path from it to the leaf of `key`, into `entry`.

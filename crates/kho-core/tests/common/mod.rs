@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test uses a part")]
 
 use kho_core::BootData;
-use kho_core::incoming::{Incoming, IncomingError, Machine, Ram};
+use kho_core::incoming::{Incoming, IncomingError, Machine};
 use kho_core::outgoing::Tracker;
 use kho_hal::sim::{FrozenSim, SimAlloc, SimMemory};
 use kho_hal::{Order, PageSize, PhysAddr, PhysRange};
@@ -64,10 +64,7 @@ impl Sim {
     }
 
     pub fn machine(&self) -> Machine<'static> {
-        Machine {
-            page_size: self.page,
-            ram: Ram::Unknown,
-        }
+        Machine::unknown(self.page)
     }
 }
 
@@ -76,9 +73,5 @@ pub fn check<'a>(
     boot: BootData,
     page_size: PageSize,
 ) -> Result<Incoming<'a, FrozenSim<'a>>, IncomingError> {
-    let machine = Machine {
-        page_size,
-        ram: Ram::Unknown,
-    };
-    Incoming::check(memory, boot, machine, &mut [0; 64])
+    Incoming::check(memory, boot, Machine::unknown(page_size), &mut [0; 64])
 }

@@ -1,0 +1,118 @@
+//! Sorting without a heap.
+
+/// Calls `visit` with all numbers that `list` reports, in ascending order.
+///
+/// The numbers are collected in `workspace`, as many at a time as it holds: `list` is called about
+/// twice for each time that the numbers fill it. A number that is reported more than once is
+/// visited at least twice. `u64::MAX` is not a number here.
+pub(crate) fn ascending<E>(
+    workspace: &mut [u64],
+    mut list: impl FnMut(&mut dyn FnMut(u64)) -> Result<(), E>,
+    mut visit: impl FnMut(u64) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut spare = [0; 8];
+    let buffer = if workspace.len() < spare.len() {
+        &mut spare[..]
+    } else {
+        workspace
+    };
+    let mut after = None;
+    loop {
+        let mut batch = Batch {
+            buffer,
+            len: 0,
+            after,
+            limit: u64::MAX,
+        };
+        list(&mut |number| batch.offer(number))?;
+        let complete = batch.limit == u64::MAX;
+        for &mut number in batch.sort() {
+            visit(number)?;
+            after = Some(number);
+        }
+        if complete {
+            return Ok(());
+        }
+    }
+}
+
+/// The lowest numbers above `after` that were offered.
+struct Batch<'b> {
+    buffer: &'b mut [u64],
+    len: usize,
+    after: Option<u64>,
+    /// No number above this is of interest any more.
+    limit: u64,
+}
+
+impl Batch<'_> {
+    fn offer(&mut self, number: u64) {
+        if self.after.is_some_and(|after| number <= after) || number > self.limit {
+            return;
+        }
+        if self.len == self.buffer.len() {
+            self.halve();
+            if number > self.limit {
+                return;
+            }
+        }
+        if let Some(place) = self.buffer.get_mut(self.len) {
+            *place = number;
+            self.len += 1;
+        }
+    }
+
+    /// Forgets the higher half, but never one of two equal numbers alone.
+    fn halve(&mut self) {
+        let keep = self.len / 2;
+        let sorted = self.sort();
+        let at = |i| sorted.get(i).copied().unwrap_or(u64::MAX);
+        let (last, next) = (at(keep - 1), at(keep));
+        self.limit = last;
+        self.len = keep + usize::from(last == next);
+    }
+
+    fn sort(&mut self) -> &mut [u64] {
+        let numbers = self.buffer.get_mut(..self.len).unwrap_or_default();
+        numbers.sort_unstable();
+        numbers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn visits_all_in_order_and_equals_twice(
+            numbers in prop::collection::vec(0u64..60, 0..80), words in 0usize..20,
+        ) {
+            let mut visited = Vec::new();
+            let mut workspace: Vec<u64> = std::iter::repeat_n(7, words).collect();
+            ascending(
+                &mut workspace,
+                |report| {
+                    numbers.iter().for_each(|&number| report(number));
+                    Ok::<(), ()>(())
+                },
+                |number| {
+                    visited.push(number);
+                    Ok(())
+                },
+            )
+            .unwrap();
+            let mut sorted = numbers.clone();
+            sorted.sort_unstable();
+            prop_assert!(visited.is_sorted());
+            for number in 0..60 {
+                let count = |list: &[u64]| list.iter().filter(|&&n| n == number).count();
+                prop_assert_eq!(count(&visited).min(2), count(&sorted).min(2));
+            }
+        }
+    }
+}

@@ -1,0 +1,416 @@
+//! Linked chunks of bitmaps.
+//!
+//! Linux writes the entries of each order by ascending address, and then the next run of an order
+//! is found where the last one ended. A list in any other sequence is read as well, by looking
+//! through all of it for each bitmap.
+
+use kho_abi::chunk::{ChunkEntry, ChunkHeader, SketchChunkHeader, V1Bitmaps, chunk_capacity};
+use kho_hal::{FrozenMem, Order, PageSize, PhysAddr, PhysRange};
+
+use super::tree::check_page;
+use crate::incoming::places::{Ram, Scratch};
+use crate::incoming::{Fault, Folio, read};
+use crate::tree::{Run, bit_run};
+
+/// Which fields a chunk starts with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Header {
+    Sketch,
+    V1,
+}
+
+/// A list by its first chunk.
+#[derive(Debug)]
+pub(super) struct List<'a, M> {
+    mem: &'a M,
+    page: PageSize,
+    head: PhysAddr,
+    header: Header,
+    bitmaps: V1Bitmaps,
+    /// Whether each order's entries ascend.
+    sorted: bool,
+    /// Number of chunks, once they were counted: no later walk goes further.
+    chunks: u64,
+}
+
+/// Most entries in a list whose entries do not ascend: each of them costs a look at all.
+const MAX_UNSORTED: u64 = 1 << 15;
+
+impl<M> Clone for List<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M> Copy for List<'_, M> {}
+
+#[derive(Clone, Copy)]
+struct Chunk<'a> {
+    at: PhysAddr,
+    order: Order,
+    next: PhysAddr,
+    entries: &'a [ChunkEntry],
+}
+
+/// A bitmap in its place: bit `b` stands for the folio `b` folios after `start`.
+#[derive(Clone, Copy)]
+struct Bitmap<'a> {
+    start: u64,
+    order: Order,
+    words: &'a [u64],
+}
+
+impl<'a, M: FrozenMem> List<'a, M> {
+    pub(super) fn new(
+        mem: &'a M,
+        page: PageSize,
+        head: PhysAddr,
+        header: Header,
+        bitmaps: V1Bitmaps,
+    ) -> Self {
+        Self {
+            mem,
+            page,
+            head,
+            header,
+            bitmaps,
+            sorted: true,
+            chunks: u64::MAX,
+        }
+    }
+
+    fn chunk(&self, at: PhysAddr) -> Result<Chunk<'a>, Fault> {
+        let header = size_of::<ChunkHeader>();
+        let (next, order, count) = match self.header {
+            Header::V1 => {
+                let header: &ChunkHeader = read::object(self.mem, at)?;
+                (header.next, header.order, header.num_elms)
+            }
+            Header::Sketch => {
+                let header: &SketchChunkHeader = read::object(self.mem, at)?;
+                (header.next, header.order, header.num_elms)
+            }
+        };
+        let max = self.page.max_order();
+        let found = Order::new(order.get()).filter(|order| *order <= max);
+        let max_count = chunk_capacity(self.page) as u64;
+        let count = u64::from(count.get());
+        if count > max_count {
+            return Err(Fault::Count {
+                at,
+                found: count,
+                max: max_count,
+            });
+        }
+        Ok(Chunk {
+            at,
+            order: found.ok_or(Fault::Count {
+                at,
+                found: order.get().into(),
+                max: max.as_u32().into(),
+            })?,
+            next: PhysAddr::new(next.get()),
+            entries: read::array(self.mem, offset(at, header), count as usize)?,
+        })
+    }
+
+    /// Calls `visit` with each chunk until it returns false. Finds a cycle with two pointers, one
+    /// of which stays behind.
+    fn walk(&self, visit: &mut dyn FnMut(Chunk<'a>) -> Result<bool, Fault>) -> Result<(), Fault> {
+        let mut behind = self.head;
+        let (mut steps, mut limit) = (0u64, 1u64);
+        let mut at = self.head;
+        while at != PhysAddr::new(0) {
+            if !at.is_page_aligned(self.page) {
+                return Err(Fault::Misaligned { addr: at });
+            }
+            let chunk = self.chunk(at)?;
+            if !visit(chunk)? {
+                return Ok(());
+            }
+            at = chunk.next;
+            if at == behind {
+                return Err(Fault::ReachedTwice { addr: at });
+            }
+            steps += 1;
+            if steps == limit {
+                behind = at;
+                limit = limit.saturating_mul(2);
+                steps = 0;
+            }
+        }
+        Ok(())
+    }
+
+    /// Number of bits in a bitmap.
+    fn bits(&self) -> u64 {
+        self.bitmaps.bytes(self.page) as u64 * 8
+    }
+
+    /// log2 of what a bitmap of `bitmaps` covers in bytes; may exceed 63.
+    fn cover_shift(&self, order: Order, bitmaps: V1Bitmaps) -> u32 {
+        let bits = bitmaps.bytes(self.page) * 8;
+        bits.trailing_zeros() + order.as_u32() + self.page.shift()
+    }
+
+    fn bitmap(&self, order: Order, entry: &ChunkEntry) -> Result<Bitmap<'a>, Fault> {
+        let at = PhysAddr::new(entry.bitmap.get());
+        Ok(Bitmap {
+            start: entry.phys_start.get(),
+            order,
+            words: read::array(self.mem, at, (self.bits() / 64) as usize)?,
+        })
+    }
+
+    /// Whether something in the list is impossible with bitmaps of a page.
+    pub(super) fn proves_small(&self) -> Result<bool, Fault> {
+        let mut proved = false;
+        self.walk(&mut |chunk| {
+            let cover = self.cover_shift(chunk.order, V1Bitmaps::Page);
+            proved = chunk.entries.iter().any(|entry| {
+                let bitmap = PhysAddr::new(entry.bitmap.get());
+                !bitmap.is_page_aligned(self.page) || !is_multiple(entry.phys_start.get(), cover)
+            });
+            Ok(!proved)
+        })?;
+        Ok(proved)
+    }
+
+    /// Checks chunks and bitmaps: in place, readable, and without cycles; says which order entries
+    /// come in. That they are disjoint is the caller's to check.
+    ///
+    /// Linux 6.16 and 6.17 could put chunks and bitmaps into scratch, where they are safe only
+    /// until something is allocated; that is tolerated for 512-byte bitmaps, which no later kernel
+    /// writes.
+    pub(super) fn check(&mut self, ram: &Ram<'_>, scratch: &Scratch<'_>) -> Result<(), Fault> {
+        let none = Scratch::NONE;
+        let scratch = match self.bitmaps {
+            V1Bitmaps::Small => &none,
+            V1Bitmaps::Page => scratch,
+        };
+        let mut last = [None; 64];
+        let (mut sorted, mut chunks, mut entries) = (true, 0, 0);
+        self.walk(&mut |chunk| {
+            check_page(chunk.at, self.page.bytes(), ram, scratch)?;
+            chunks += 1;
+            entries += chunk.entries.len() as u64;
+            for (i, entry) in chunk.entries.iter().enumerate() {
+                let at = offset(chunk.at, (i + 1) * size_of::<ChunkEntry>());
+                let start = entry.phys_start.get();
+                if !is_multiple(start, self.cover_shift(chunk.order, self.bitmaps)) {
+                    let addr = PhysAddr::new(start);
+                    return Err(Fault::Misaligned { addr });
+                }
+                self.check_bitmap(at, entry, ram, scratch)?;
+                self.bitmap(chunk.order, entry)?;
+                if let Some(last) = last.get_mut(chunk.order.as_u32() as usize) {
+                    sorted &= last.is_none_or(|last| last < start);
+                    *last = Some(start);
+                }
+            }
+            Ok(true)
+        })?;
+        (self.sorted, self.chunks) = (sorted, chunks);
+        if sorted {
+            return Ok(());
+        }
+        if entries > MAX_UNSORTED {
+            return Err(Fault::Unsorted { at: self.head });
+        }
+        self.check_starts()
+    }
+
+    fn check_bitmap(
+        &self,
+        at: PhysAddr,
+        entry: &ChunkEntry,
+        ram: &Ram<'_>,
+        scratch: &Scratch<'_>,
+    ) -> Result<(), Fault> {
+        let bitmap = PhysAddr::new(entry.bitmap.get());
+        if bitmap == PhysAddr::new(0) {
+            return Err(Fault::Null { at });
+        }
+        let align = match self.bitmaps {
+            V1Bitmaps::Small => 8,
+            V1Bitmaps::Page => self.page.bytes(),
+        };
+        if !bitmap.is_aligned_to(align) {
+            return Err(Fault::Misaligned { addr: bitmap });
+        }
+        scratch.refuse(ram.range(bitmap, self.bitmaps.bytes(self.page) as u64)?)
+    }
+
+    /// In a list in any sequence: no two bitmaps of an order start at one address.
+    fn check_starts(&self) -> Result<(), Fault> {
+        self.walk(&mut |chunk| {
+            for (i, entry) in chunk.entries.iter().enumerate() {
+                let mut same = 0;
+                self.for_each_entry(chunk.order, &mut |other| {
+                    same += u32::from(other.phys_start == entry.phys_start);
+                })?;
+                if same > 1 {
+                    let at = offset(chunk.at, (i + 1) * size_of::<ChunkEntry>());
+                    return Err(Fault::Duplicate { at });
+                }
+            }
+            Ok(true)
+        })
+    }
+
+    fn for_each_entry(
+        &self,
+        order: Order,
+        visit: &mut dyn FnMut(&'a ChunkEntry),
+    ) -> Result<(), Fault> {
+        self.walk(&mut |chunk| {
+            if chunk.order == order {
+                chunk.entries.iter().for_each(&mut *visit);
+            }
+            Ok(true)
+        })
+    }
+
+    /// Calls `visit` with address and size of each chunk and each bitmap.
+    pub(super) fn visit_own(&self, visit: &mut dyn FnMut(PhysAddr, u64)) -> Result<(), Fault> {
+        self.walk(&mut |chunk| {
+            visit(chunk.at, self.page.bytes());
+            for entry in chunk.entries {
+                let bitmap = PhysAddr::new(entry.bitmap.get());
+                visit(bitmap, self.bitmaps.bytes(self.page) as u64);
+            }
+            Ok(true)
+        })
+    }
+
+    /// The folio that contains `addr`. Looks through the list once.
+    pub(super) fn folio_containing(&self, addr: PhysAddr) -> Result<Option<Folio>, Fault> {
+        let mut found = None;
+        self.walk(&mut |chunk| {
+            let shift = chunk.order.as_u32() + self.page.shift();
+            for entry in chunk.entries {
+                let Some(inside) = addr.as_u64().checked_sub(entry.phys_start.get()) else {
+                    continue;
+                };
+                let bit = inside >> shift;
+                if bit < self.bits() {
+                    let words = self.bitmap(chunk.order, entry)?.words;
+                    let word = words.get((bit / 64) as usize).copied().unwrap_or(0);
+                    if word >> (bit % 64) & 1 != 0 {
+                        found = Some(Folio {
+                            addr: PhysAddr::new(entry.phys_start.get() + (bit << shift)),
+                            order: chunk.order,
+                        });
+                    }
+                }
+            }
+            Ok(found.is_none())
+        })?;
+        Ok(found)
+    }
+
+    /// The first run of `order` at or after `from`, or that contains it. `place` is where the last
+    /// run was found: the address of a chunk plus the number of an entry.
+    pub(super) fn next_run(
+        &self,
+        order: Order,
+        from: PhysAddr,
+        place: &mut u64,
+    ) -> Result<Option<Run>, Fault> {
+        let mut from = from.as_u64();
+        let mut found: Option<Run> = None;
+        while let Some(bitmap) = self.next_bitmap(order, from, place)? {
+            if found.is_some() && bitmap.start > from {
+                break;
+            }
+            let piece = self.run_in(bitmap, from)?;
+            match (&mut found, piece) {
+                (None, Some(run)) => found = Some(run),
+                (Some(whole), Some(run)) if run.range.start() == whole.range.end() => {
+                    let size = whole.range.size() + run.range.size();
+                    let addr = whole.range.start();
+                    let joined = PhysRange::new(addr, size);
+                    whole.range = joined.ok_or(Fault::NotRam { addr, size })?;
+                }
+                (Some(_), _) => break,
+                (None, None) => {}
+            }
+            let end = u128::from(bitmap.start) + (1 << self.cover_shift(order, self.bitmaps));
+            let Ok(end) = u64::try_from(end) else { break };
+            if found.is_some_and(|run| run.range.end().as_u64() < end) {
+                break;
+            }
+            from = end;
+        }
+        Ok(found)
+    }
+
+    /// The first run in `bitmap` at or after `from`, or that contains it.
+    fn run_in(&self, bitmap: Bitmap<'a>, from: u64) -> Result<Option<Run>, Fault> {
+        let shift = bitmap.order.as_u32() + self.page.shift();
+        let first = from.saturating_sub(bitmap.start) >> shift;
+        let run = bit_run(bitmap.words, first as usize, self.bits() as usize);
+        run.map(|(first, end)| {
+            let addr = u128::from(bitmap.start) + ((first as u128) << shift);
+            let addr = PhysAddr::new(u64::try_from(addr).unwrap_or(u64::MAX));
+            let count = (end - first) as u64;
+            Run::new(addr, bitmap.order, count, self.page).ok_or(Fault::NotRam {
+                addr,
+                size: u64::MAX,
+            })
+        })
+        .transpose()
+    }
+
+    /// The bitmap of `order` with the lowest start that covers something at or after `from`.
+    fn next_bitmap(
+        &self,
+        order: Order,
+        from: u64,
+        place: &mut u64,
+    ) -> Result<Option<Bitmap<'a>>, Fault> {
+        let cover = 1u128 << self.cover_shift(order, self.bitmaps);
+        let reaches = |entry: &ChunkEntry| u128::from(entry.phys_start.get()) + cover > from.into();
+        if !self.sorted {
+            let mut lowest: Option<&ChunkEntry> = None;
+            self.for_each_entry(order, &mut |entry| {
+                let start = entry.phys_start.get();
+                if reaches(entry) && lowest.is_none_or(|lowest| start < lowest.phys_start.get()) {
+                    lowest = Some(entry);
+                }
+            })?;
+            return lowest.map(|entry| self.bitmap(order, entry)).transpose();
+        }
+        let page = self.page.bytes();
+        let (mut at, mut index) = match *place {
+            0 => (self.head, 0),
+            place => (PhysAddr::new(place / page * page), place % page),
+        };
+        for _ in 0..self.chunks {
+            if at == PhysAddr::new(0) {
+                break;
+            }
+            let chunk = self.chunk(at)?;
+            if chunk.order == order {
+                let entries = chunk.entries.iter().enumerate().skip(index as usize);
+                for (i, entry) in entries {
+                    if reaches(entry) {
+                        *place = at.as_u64() + i as u64;
+                        return self.bitmap(order, entry).map(Some);
+                    }
+                }
+            }
+            (at, index) = (chunk.next, 0);
+        }
+        Ok(None)
+    }
+}
+
+fn offset(at: PhysAddr, bytes: usize) -> PhysAddr {
+    PhysAddr::new(at.as_u64().saturating_add(bytes as u64))
+}
+
+/// Whether `number` is a multiple of `2^shift`.
+fn is_multiple(number: u64, shift: u32) -> bool {
+    number.trailing_zeros() >= shift || number == 0
+}

@@ -1,0 +1,234 @@
+//! The map of preserved memory as a predecessor left it.
+
+mod list;
+mod tree;
+
+use kho_abi::chunk::V1Bitmaps;
+use kho_abi::fdt::Generation;
+use kho_hal::{FrozenMem, Order, PageSize, PhysAddr};
+
+use crate::incoming::ascending::ascending;
+use crate::incoming::places::{Ram, Scratch};
+use crate::incoming::runs::Runs;
+use crate::incoming::{Fault, Folio};
+use crate::tree::{Frozen, LeafCache, Run, Tree, Wraps};
+use list::{Header, List};
+
+/// The map, before and after it is checked.
+#[derive(Debug)]
+pub(crate) struct Map<'a, M> {
+    kind: Kind<'a, M>,
+    page: PageSize,
+    /// Bit `o`: there may be folios of order `o`. All ones until the folios were looked through.
+    orders: u64,
+}
+
+#[derive(Debug)]
+enum Kind<'a, M> {
+    Tree(Tree<Frozen<'a, M>>),
+    List(List<'a, M>),
+}
+
+impl<M> Clone for Map<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M> Copy for Map<'_, M> {}
+
+impl<M> Clone for Kind<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M> Copy for Kind<'_, M> {}
+
+/// What makes the next run of an order cheap to find. One is kept for all orders, as one of them
+/// is usually asked for many times in a row.
+#[derive(Debug)]
+pub(crate) struct Cache<'a>(LeafCache<'a, u64>);
+
+impl Cache<'_> {
+    pub(crate) const EMPTY: Self = Self(LeafCache::EMPTY);
+}
+
+impl<'a, M: FrozenMem> Map<'a, M> {
+    pub(crate) fn new(mem: &'a M, page: PageSize, generation: Generation, start: PhysAddr) -> Self {
+        let list = |header, bitmaps| Kind::List(List::new(mem, page, start, header, bitmaps));
+        let kind = match generation {
+            Generation::Sketch => list(Header::Sketch, V1Bitmaps::Small),
+            Generation::SeriesV5 | Generation::V1Small => list(Header::V1, V1Bitmaps::Small),
+            Generation::V1Page => list(Header::V1, V1Bitmaps::Page),
+            _ => Kind::Tree(Tree {
+                pages: Frozen(mem),
+                page,
+                root: start,
+            }),
+        };
+        Self {
+            kind,
+            page,
+            orders: u64::MAX,
+        }
+    }
+
+    /// Whether a list of chunks that starts at `start` can only be one of 512-byte bitmaps.
+    pub(crate) fn proves_small(mem: &'a M, page: PageSize, start: PhysAddr) -> Result<bool, Fault> {
+        List::new(mem, page, start, Header::V1, V1Bitmaps::Small).proves_small()
+    }
+
+    pub(crate) fn page(&self) -> PageSize {
+        self.page
+    }
+
+    /// Checks the map's own memory: RAM, outside scratch, each piece reached once. Says nothing of
+    /// the folios.
+    pub(crate) fn check_nodes(
+        &mut self,
+        ram: &Ram<'_>,
+        scratch: &Scratch<'_>,
+        workspace: &mut [u64],
+    ) -> Result<(), Fault> {
+        match &mut self.kind {
+            Kind::Tree(root) => tree::check(root, ram, scratch, workspace),
+            Kind::List(list) => list.check(ram, scratch),
+        }
+    }
+
+    /// Checks the folios: RAM, outside scratch, disjoint over all orders. The map's own memory is
+    /// sound already ([`Map::check_nodes`]).
+    pub(crate) fn check_folios(
+        &mut self,
+        ram: &Ram<'_>,
+        scratch: &Scratch<'_>,
+    ) -> Result<(), Fault> {
+        let mut runs = Runs::new(*self, PhysAddr::new(0))?;
+        let mut present = 0;
+        let mut end = PhysAddr::new(0);
+        while let Some(run) = runs.try_next()? {
+            let start = run.range.start();
+            if start < end {
+                return Err(Fault::Overlap { addr: start });
+            }
+            end = run.range.end();
+            scratch.refuse(ram.range(start, run.range.size())?)?;
+            present |= 1 << run.order.as_u32();
+        }
+        self.orders = present;
+        Ok(())
+    }
+
+    /// Checks that the map's own memory is disjoint, and that none of it is preserved: its owner
+    /// would overwrite the map.
+    pub(crate) fn check_apart(&self, workspace: &mut [u64]) -> Result<(), Fault> {
+        let mut runs = Runs::new(*self, PhysAddr::new(0))?;
+        let mut run = runs.try_next()?;
+        let mut end = 0;
+        ascending(
+            workspace,
+            |report| self.visit_own(&mut |at, size| report(at.as_u64() | pack(size))),
+            |number| {
+                let (start, size) = unpack(number);
+                if start < end {
+                    let addr = PhysAddr::new(start);
+                    return Err(Fault::ReachedTwice { addr });
+                }
+                end = start + size;
+                while let Some(folios) = run {
+                    if folios.range.end().as_u64() > start {
+                        break;
+                    }
+                    run = runs.try_next()?;
+                }
+                match run {
+                    Some(folios) if folios.range.start().as_u64() < end => Err(Fault::Overlap {
+                        addr: PhysAddr::new(start.max(folios.range.start().as_u64())),
+                    }),
+                    _ => Ok(()),
+                }
+            },
+        )
+    }
+
+    /// Calls `visit` with address and size of each piece of memory that the map itself takes.
+    pub(crate) fn visit_own(&self, visit: &mut dyn FnMut(PhysAddr, u64)) -> Result<(), Fault> {
+        match &self.kind {
+            Kind::Tree(tree) => tree.visit_nodes(0, &mut |node| {
+                visit(node, self.page.bytes());
+                Ok(())
+            }),
+            Kind::List(list) => list.visit_own(visit),
+        }
+    }
+
+    /// The orders that there may be folios of, ascending.
+    pub(crate) fn orders(&self) -> impl DoubleEndedIterator<Item = Order> + use<M> {
+        let orders = self.orders;
+        crate::tree::all_orders(self.page).filter(move |order| orders >> order.as_u32() & 1 != 0)
+    }
+
+    /// The first run of folios of `order` that starts at or after `from`, or that contains it.
+    /// `place` is where the last run of this order was found, 0 at first.
+    pub(crate) fn next_run(
+        &self,
+        order: Order,
+        from: PhysAddr,
+        place: &mut u64,
+        cache: &mut Cache<'a>,
+    ) -> Result<Option<Run>, Fault> {
+        match &self.kind {
+            Kind::Tree(tree) => Ok(tree.next_run(order, from, &mut cache.0)?),
+            Kind::List(list) => list.next_run(order, from, place),
+        }
+    }
+
+    /// The folio that contains `addr`, whatever its order.
+    pub(crate) fn folio_containing(&self, addr: PhysAddr) -> Result<Option<Folio>, Fault> {
+        let tree = match &self.kind {
+            Kind::Tree(tree) => tree,
+            Kind::List(list) => return list.folio_containing(addr),
+        };
+        for order in self.orders() {
+            let Some(size) = order.bytes(self.page) else {
+                break;
+            };
+            let head = PhysAddr::new(addr.as_u64() & !(size - 1));
+            if tree.has(head, order)? {
+                return Ok(Some(Folio { addr: head, order }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The order of the folio whose first byte is at `addr`.
+    pub(crate) fn order_of(&self, addr: PhysAddr) -> Result<Option<Order>, Fault> {
+        let folio = self.folio_containing(addr)?;
+        Ok(folio
+            .filter(|folio| folio.addr == addr)
+            .map(|folio| folio.order))
+    }
+}
+
+impl From<Wraps> for Fault {
+    fn from(wraps: Wraps) -> Self {
+        match wraps {
+            Wraps::Memory(cause) => Self::Memory(cause),
+            Wraps::At(addr) => Self::NotRam {
+                addr,
+                size: u64::MAX,
+            },
+        }
+    }
+}
+
+/// A size of 2^9 to 2^16 bytes in the low bits of an address, which is a multiple of 8.
+fn pack(size: u64) -> u64 {
+    u64::from(size.trailing_zeros()) - 9
+}
+
+/// Undoes [`pack`].
+fn unpack(number: u64) -> (u64, u64) {
+    (number & !7, 1 << (9 + (number & 7)))
+}

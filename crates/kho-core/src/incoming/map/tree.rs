@@ -1,0 +1,76 @@
+//! Checking the pages of a radix tree.
+
+use kho_abi::radix;
+use kho_hal::{FrozenMem, PhysAddr};
+
+use crate::incoming::Fault;
+use crate::incoming::ascending::ascending;
+use crate::incoming::places::{Ram, Scratch};
+use crate::tree::{Frozen, Tree, Word};
+
+/// Checks that each page is RAM, outside scratch, and reached once, and that only entries of the
+/// root are in use that some address needs.
+pub(super) fn check<M: FrozenMem>(
+    tree: &Tree<Frozen<'_, M>>,
+    ram: &Ram<'_>,
+    scratch: &Scratch<'_>,
+    workspace: &mut [u64],
+) -> Result<(), Fault> {
+    let page = tree.page;
+    check_page(tree.root, page.bytes(), ram, scratch)?;
+    check_root_slots(tree)?;
+    // Level by level: no table is entered before it is known that all tables of its level are
+    // different, so a shared table cannot multiply the work.
+    for level in (0..radix::depth(page)).rev() {
+        let mut last = None;
+        ascending(
+            workspace,
+            |report| {
+                tree.visit_nodes(level, &mut |node| {
+                    check_page(node, page.bytes(), ram, scratch)?;
+                    report(node.as_u64());
+                    Ok(())
+                })
+            },
+            |node| match last.replace(node) {
+                Some(before) if before == node => Err(Fault::ReachedTwice {
+                    addr: PhysAddr::new(node),
+                }),
+                _ => Ok(()),
+            },
+        )?;
+    }
+    // That the leaves can be read is part of the check as well.
+    tree.visit_nodes(0, &mut |node| Ok(tree.words(node).map(|_| ())?))
+}
+
+/// Checks a page of a map: aligned, RAM, and outside scratch.
+pub(super) fn check_page(
+    at: PhysAddr,
+    size: u64,
+    ram: &Ram<'_>,
+    scratch: &Scratch<'_>,
+) -> Result<(), Fault> {
+    if !at.is_aligned_to(size) {
+        return Err(Fault::Misaligned { addr: at });
+    }
+    scratch.refuse(ram.range(at, size)?)
+}
+
+fn check_root_slots<M: FrozenMem>(tree: &Tree<Frozen<'_, M>>) -> Result<(), Fault> {
+    let page = tree.page;
+    let shift = (radix::depth(page) - 2) * radix::table_shift(page) + radix::leaf_shift(page);
+    for (slot, child) in tree.words(tree.root)?.iter().enumerate() {
+        if child.get() != 0 && slot != 0 {
+            // All keys behind a slot have one marker bit, and so one order. The lowest address
+            // among them must be below 2^52, which is the marker's bit less 12.
+            let lowest = (slot as u64).checked_shl(shift).unwrap_or(0);
+            let marker = 1 << (slot.ilog2() + shift);
+            if marker >> radix::key_width(page) != 0 || lowest - marker >= marker >> 12 {
+                let at = tree.root;
+                return Err(Fault::Geometry { at, slot });
+            }
+        }
+    }
+    Ok(())
+}
