@@ -10,12 +10,24 @@ mod common;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Once;
 
 use common::{FIXTURES, patch, path, read, word};
 use serde_json::Value;
 
 fn inspect(args: &[&str], file: &Path) -> Output {
-    // Cargo puts examples beside the directory of the tests.
+    // Cargo does not build examples for a single test, and puts them beside the tests' directory.
+    static BUILD: Once = Once::new();
+    BUILD.call_once(|| {
+        let args = ["build", "--quiet", "--example", "inspect"];
+        assert!(
+            Command::new(env!("CARGO"))
+                .args(args)
+                .status()
+                .unwrap()
+                .success()
+        );
+    });
     let test = std::env::current_exe().unwrap();
     let example = test
         .parent()

@@ -116,7 +116,10 @@ fn others_read_our_description() {
         let mut outgoing = Outgoing::new(tracker).unwrap();
         let names = ["kexec-metadata", "LUO", "x"];
         let blobs = names.map(|name| (name, outgoing.add_blob(name, name.as_bytes()).unwrap()));
-        let boot = outgoing.finalize(scratch[0].start()).unwrap().hand_over();
+        let boot = outgoing
+            .finalize(scratch[0].start(), &mut [])
+            .unwrap()
+            .hand_over();
         (boot, outgoing.tracker().root(), blobs)
     };
     let frozen = memory.freeze();

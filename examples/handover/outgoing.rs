@@ -79,9 +79,9 @@ pub fn run(memory: &SimMemory) -> Result<BootData, Box<dyn Error>> {
         preserve(&outgoing, guest.clone())
     })?;
     let (boot, keep) = step("outgoing", "finalize", || {
-        luo.freeze(outgoing.tracker())?.hand_over();
         let keep = survivors(&outgoing, &alloc, &guest);
-        let boot = outgoing.finalize(PhysAddr::new(SCRATCH_ARRAY))?.hand_over();
+        let array = PhysAddr::new(SCRATCH_ARRAY);
+        let boot = outgoing.finalize(array, &mut [&mut luo])?.hand_over();
         Ok::<_, Box<dyn Error>>(((boot, keep), String::new()))
     })?;
     step("kexec", "overwrite all other memory", || {

@@ -32,7 +32,15 @@ pub fn facts(folder: &Path) -> Result<Value, String> {
 
 fn side(folder: &Path) -> Result<Value, String> {
     let bytes = fs::read(folder.join("fdt")).map_err(|error| format!("fdt: {error}"))?;
-    let root = RootFdt::parse(&bytes, PhysAddr::new(0)).map_err(|error| error.to_string())?;
+    // Linux shows the whole page.
+    let size = bytes
+        .get(4..8)
+        .and_then(|size| size.try_into().ok())
+        .map(u32::from_be_bytes);
+    let fdt = size
+        .and_then(|size| bytes.get(..size as usize))
+        .unwrap_or(&bytes);
+    let root = RootFdt::parse(fdt, PhysAddr::new(0)).map_err(|error| error.to_string())?;
     let mut subtrees = BTreeMap::new();
     for (name, addr, size) in root.nodes() {
         let mut blob = json!({ "addr": addr.as_u64(), "size": size });

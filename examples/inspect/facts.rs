@@ -14,6 +14,9 @@ use crate::image::Arch;
 const HEAD: usize = 16;
 const MEMFD_HEAD: usize = 4;
 
+/// Files above this many bytes have no digest: a sparse one can claim any size.
+const MAX_CONTENT: u64 = 1 << 36;
+
 pub fn of<M: FrozenMem>(
     mem: &M,
     incoming: &Incoming<'_, M>,
@@ -53,12 +56,11 @@ pub fn of<M: FrozenMem>(
             "previous_release": metadata.previous_release.to_string(),
             "kexec_count": metadata.kexec_count.get(),
         }),
-        Component::UnknownVersion => json!("unknown version"),
-        Component::Absent => Value::Null,
+        Component::NotUnderstood | Component::Absent => Value::Null,
     };
     facts["luo"] = match incoming.luo() {
         Component::Known(luo) => luo_facts(mem, &luo),
-        Component::UnknownVersion => json!("unknown version"),
+        Component::NotUnderstood => json!("not understood"),
         Component::Absent => Value::Null,
     };
     Ok(facts)
@@ -197,6 +199,9 @@ fn memfd_facts<M: FrozenMem>(mem: &M, memfd: &Memfd<'_, M>) -> Value {
 
 /// The digest of the file's bytes, holes as zeroes; `None` if the image lacks some of them.
 fn content<M: FrozenMem>(mem: &M, memfd: &Memfd<'_, M>) -> Option<String> {
+    if memfd.descriptor().size.get() > MAX_CONTENT {
+        return None;
+    }
     let mut digest = Sha256::new();
     let mut done = 0;
     let zeroes = |digest: &mut Sha256, mut count: u64| {

@@ -3,7 +3,7 @@
 use std::fs;
 
 use kho::core::BootData;
-use kho::core::incoming::{Incoming, Machine};
+use kho::core::incoming::{Fault, Incoming, IncomingError, Machine};
 use kho::hal::sim::{ElfImage, Machine as ElfMachine, SimMemory};
 use kho::hal::{PageSize, PhysAddr};
 use serde_json::Value;
@@ -36,6 +36,9 @@ impl Arch {
     }
 }
 
+/// Most words to check an image with: a bit for each page of 256 TiB.
+const MAX_WORKSPACE: u64 = 1 << 30;
+
 /// An image, with what is known of the machine it was taken from.
 struct Image {
     memory: SimMemory,
@@ -63,10 +66,20 @@ pub fn facts(options: &Options) -> Result<Value, String> {
         v1_bitmaps: options.v1_bitmaps,
         ..Machine::unknown(image.page_size)
     };
-    // A bit for each page of 16 GiB; larger images take more passes.
-    let mut workspace = vec![0; 1 << 16];
-    let incoming = Incoming::check(&memory, boot, machine, &mut workspace);
-    let incoming = incoming.map_err(|error| error.to_string())?;
+    // Enough for most; the check says when it needs more.
+    let mut workspace = vec![0; 1 << 12];
+    let incoming = loop {
+        match Incoming::check(&memory, boot, machine, &mut workspace) {
+            Ok(incoming) => break incoming,
+            Err(IncomingError {
+                fault: Fault::Workspace { words },
+                ..
+            }) if words > workspace.len() as u64 && words <= MAX_WORKSPACE => {
+                workspace.resize(words as usize, 0);
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+    };
     facts::of(&memory, &incoming, image.arch, image.entry)
 }
 

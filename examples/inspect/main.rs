@@ -1,7 +1,7 @@
 //! Shows the handover in an image of a machine's memory.
 //!
 //! ```text
-//! inspect [--json] [--page-size BYTES] FILE.elf
+//! inspect [--json] [--page-size BYTES] [--v1-bitmaps small|page] FILE.elf
 //! inspect [--json] [--page-size BYTES] --arch x86_64|aarch64 --entry ADDR [--base ADDR] RAM-FILE
 //! inspect [--json] /sys/kernel/debug/kho
 //! ```
@@ -22,6 +22,7 @@ mod facts;
 mod image;
 mod text;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -32,7 +33,7 @@ use serde_json::Value;
 use crate::image::Arch;
 
 const USAGE: &str = "\
-usage: inspect [--json] [--page-size BYTES] FILE.elf
+usage: inspect [--json] [--page-size BYTES] [--v1-bitmaps small|page] FILE.elf
        inspect [--json] [--page-size BYTES] --arch x86_64|aarch64 --entry ADDR
                [--base ADDR] RAM-FILE
        inspect [--json] /sys/kernel/debug/kho";
@@ -78,12 +79,14 @@ fn main() -> ExitCode {
     }
 }
 
+/// A reader that has seen enough, such as `head`, is no error.
 fn print(facts: &Value, json: bool) {
-    if json {
-        println!("{facts:#}");
+    let page = if json {
+        format!("{facts:#}\n")
     } else {
-        print!("{}", text::page(facts));
-    }
+        text::page(facts)
+    };
+    let _ = std::io::stdout().write_all(page.as_bytes());
 }
 
 /// The options, or `None` if help is asked for.

@@ -28,6 +28,11 @@ assert_layout!(BlockHeader, 16, { next: 0, count: 8 });
 /// Most blocks in one set.
 pub const MAX_BLOCKS: usize = 10_000;
 
+/// Whether entries of this many bytes can be kept in blocks of every page size.
+pub const fn fits_a_block(entry_size: usize) -> bool {
+    entry_size > 0 && entry_size <= PageSize::Size4K.as_usize() - size_of::<BlockHeader>()
+}
+
 /// Number of entries of `entry_size` bytes that fit one block.
 ///
 /// # Panics

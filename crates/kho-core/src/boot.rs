@@ -2,8 +2,6 @@
 //!
 //! The same four numbers travel in both; [`BootData`] is them.
 
-use dtoolkit::Node;
-use dtoolkit::fdt::Fdt;
 use kho_abi::boot::{
     BOOT_PARAMS_SETUP_DATA, CHOSEN_KHO_FDT, CHOSEN_KHO_SCRATCH, KhoData, SETUP_KEXEC_KHO, SetupData,
 };
@@ -11,7 +9,8 @@ use kho_hal::{FrozenMem, PhysAddr};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U64;
 
-use crate::incoming::{Fault, IncomingError, Part, fdt, read};
+use crate::incoming::loose::{self, LooseNode};
+use crate::incoming::{Fault, IncomingError, Part, read};
 
 /// Where a handover is: a claim of the predecessor, not checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +61,12 @@ impl BootData {
             if next == PhysAddr::new(0) {
                 return found.ok_or(fault(Fault::NoHandover));
             }
-            let node: &SetupData = read::object(mem, next).map_err(|e| fault(e.into()))?;
+            let node: &SetupData = match (read::object(mem, next), found) {
+                (Ok(node), _) => node,
+                // An image may lack what comes after the handover.
+                (Err(_), Some(found)) => return Ok(found),
+                (Err(cause), None) => return Err(fault(cause.into())),
+            };
             if node.kind.get() == SETUP_KEXEC_KHO {
                 let expected = size_of::<KhoData>() as u64;
                 if u64::from(node.len.get()) < expected {
@@ -97,25 +101,24 @@ impl BootData {
     /// [`Fault::Memory`].
     pub fn from_device_tree<M: FrozenMem>(mem: &M, dtb: PhysAddr) -> Result<Self, IncomingError> {
         let fault = |fault| Part::Boot.is(fault);
-        let fdt = fdt::tree(mem, dtb, u64::from(u32::MAX)).map_err(fault)?;
-        Self::from_chosen(fdt).map_err(|name| match name {
+        let root = loose::root(mem, dtb, u64::from(u32::MAX)).map_err(fault)?;
+        Self::from_chosen(root).map_err(|name| match name {
             Some(name) => fault(Fault::Property { at: dtb, name }),
             None => fault(Fault::NoHandover),
         })
     }
 
     /// `Err(None)`: no handover; `Err(Some(name))`: this property is missing or malformed.
-    fn from_chosen(fdt: Fdt<'_>) -> Result<Self, Option<&'static str>> {
-        let root = fdt.root();
-        let cells = |name, default| {
-            let value = fdt::property(root, name);
-            value.map_or(Some(default), |value| be_cells(value).map(|n| n as usize))
+    fn from_chosen(root: LooseNode<'_>) -> Result<Self, Option<&'static str>> {
+        let cells = |name, default| match root.property(name) {
+            Some(value) => be_cells(value).map(|n| n as usize),
+            None => Some(default),
         };
         let address_cells = cells("#address-cells", 2).filter(|n| (1..=2).contains(n));
         let size_cells = cells("#size-cells", 1).filter(|n| (1..=2).contains(n));
-        let chosen = fdt::child(root, "chosen").ok_or(None)?;
+        let chosen = root.child("chosen").ok_or(None)?;
         let pair = |name| {
-            let value = fdt::property(chosen, name)?;
+            let value = chosen.property(name)?;
             let (addr, size) = value.split_at_checked(address_cells? * 4)?;
             if size.len() != size_cells? * 4 {
                 return None;

@@ -28,6 +28,7 @@ extern crate std;
 mod boot;
 pub mod incoming;
 pub mod outgoing;
+mod runs;
 #[cfg(feature = "alloc")]
 pub mod translate;
 mod tree;

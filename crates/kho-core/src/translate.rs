@@ -13,9 +13,10 @@ use dtoolkit::Node;
 use kho_abi::fdt::Generation;
 use kho_hal::{FrozenMem, Order, PageAlloc, PhysAddr, PhysMem, PhysRange};
 
-use crate::incoming::map::{Cache, Map};
+use crate::incoming::map::Map;
 use crate::incoming::{Fault, Incoming, fdt};
 use crate::outgoing::generation::{Content, RunSource, Writer};
+use crate::runs::RunsByOrder;
 use crate::tree::Run;
 use crate::{BootData, OutgoingError};
 
@@ -162,7 +163,7 @@ impl<M: FrozenMem> RunSource for Map<'_, M> {
         if !self.orders().any(|present| present == order) {
             return Ok(());
         }
-        let (mut place, mut cache) = (0, Cache::EMPTY);
+        let (mut place, mut cache) = (0, Map::<M>::new_cache());
         let mut from = PhysAddr::new(0);
         while let Some(run) = self.next_run(order, from, &mut place, &mut cache)? {
             visit(run)?;

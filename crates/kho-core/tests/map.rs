@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use common::{FREE, Sim, addr, check, order, range};
 use kho_core::incoming::{Fault, Folio, Machine, Part, Ram};
-use kho_core::outgoing::Outgoing;
+use kho_core::outgoing::{Outgoing, OutgoingError};
 use kho_hal::{PageSize, PhysRange};
 use proptest::prelude::*;
 
@@ -72,7 +72,7 @@ proptest! {
                 tracker.preserve_folio(addr(first << page.shift()), order(o)).unwrap();
             }
             let mut outgoing = Outgoing::new(tracker).unwrap();
-            let boot = outgoing.finalize(sim.scratch_array()).unwrap().hand_over();
+            let boot = outgoing.finalize(sim.scratch_array(), &mut []).unwrap().hand_over();
             (boot, boot.fdt_addr)
         };
         let frozen = sim.memory.freeze();
@@ -119,7 +119,8 @@ proptest! {
     }
 }
 
-/// A folio that overlaps another of a different order is found, whichever comes first.
+/// A folio that overlaps another of a different order is found, whichever comes first: by who
+/// hands over, and by who takes over from somebody who did not look.
 #[test]
 fn overlapping_folios_are_refused() {
     for page in PageSize::ALL {
@@ -130,9 +131,18 @@ fn overlapping_folios_are_refused() {
                 let tracker = sim.tracker(&alloc);
                 let at = |index: u64| addr((FREE + index) << page.shift());
                 tracker.preserve_folio(at(large), order(3)).unwrap();
-                tracker.preserve_folio(at(small), order(0)).unwrap();
                 let mut outgoing = Outgoing::new(tracker).unwrap();
-                outgoing.finalize(sim.scratch_array()).unwrap().hand_over()
+                let boot = outgoing
+                    .finalize(sim.scratch_array(), &mut [])
+                    .unwrap()
+                    .hand_over();
+                outgoing
+                    .tracker()
+                    .preserve_folio(at(small), order(0))
+                    .unwrap();
+                let refused = outgoing.finalize(sim.scratch_array(), &mut []).map(drop);
+                assert!(matches!(refused, Err(OutgoingError::Overlap { .. })));
+                boot
             };
             let frozen = sim.memory.freeze();
             let error = check(&frozen, boot, page).unwrap_err();
@@ -152,7 +162,10 @@ fn preserved_memory_is_ram() {
         let tracker = sim.tracker(&alloc);
         tracker.preserve_folio(addr(FREE << 12), order(4)).unwrap();
         let mut outgoing = Outgoing::new(tracker).unwrap();
-        outgoing.finalize(sim.scratch_array()).unwrap().hand_over()
+        outgoing
+            .finalize(sim.scratch_array(), &mut [])
+            .unwrap()
+            .hand_over()
     };
     let frozen = sim.memory.freeze();
     let check = |end: u64| {
@@ -181,7 +194,10 @@ fn nodes_split_a_range_and_all_of_it_comes_back() {
             kho_core::Tracker::with_nodes(&sim.memory, &alloc, page, &sim.scratch, nodes).unwrap();
         tracker.preserve_pages(whole).unwrap();
         let mut outgoing = Outgoing::new(tracker).unwrap();
-        outgoing.finalize(sim.scratch_array()).unwrap().hand_over()
+        outgoing
+            .finalize(sim.scratch_array(), &mut [])
+            .unwrap()
+            .hand_over()
     };
     let frozen = sim.memory.freeze();
     let incoming = check(&frozen, boot, page).unwrap();

@@ -16,8 +16,10 @@ use kho_abi::luo::LuoFileSer;
 use kho_core::incoming::{Component, Folio, Region};
 use kho_core::outgoing::luo::{Flb, LiveFile, Luo};
 use kho_core::outgoing::memfd::{self, MemfdFile, Preserved};
-use kho_core::outgoing::{BlockSet, Outgoing, OutgoingError, metadata, reserve_mem, vmalloc};
-use kho_hal::sim::{SimAlloc, SimMemory};
+use kho_core::outgoing::{
+    BlockSet, Outgoing, OutgoingError, Tracker, metadata, reserve_mem, vmalloc,
+};
+use kho_hal::sim::{Faulty, SimAlloc, SimMemory};
 use kho_hal::{Order, PageAlloc, PageSize, PhysRange};
 use zerocopy::FromZeros;
 
@@ -42,7 +44,10 @@ fn sub_blobs_metadata_and_regions() {
             outgoing.add_blob("gone", b"x").unwrap();
             outgoing.remove_blob("gone").unwrap();
             (
-                outgoing.finalize(sim.scratch_array()).unwrap().hand_over(),
+                outgoing
+                    .finalize(sim.scratch_array(), &mut [])
+                    .unwrap()
+                    .hand_over(),
                 blob,
             )
         };
@@ -118,14 +123,17 @@ fn dropping_a_finalized_handover_opens_it_again() {
     let sim = Sim::new(PageSize::Size4K);
     let alloc = sim.alloc();
     let mut outgoing = Outgoing::new(sim.tracker(&alloc)).unwrap();
-    outgoing.finalize(sim.scratch_array()).unwrap().abort();
+    outgoing
+        .finalize(sim.scratch_array(), &mut [])
+        .unwrap()
+        .abort();
     outgoing
         .tracker()
         .preserve_pages(pages(sim.page, FREE, 1))
         .unwrap();
     let outside = sim.scratch[0].end();
     assert!(matches!(
-        outgoing.finalize(outside),
+        outgoing.finalize(outside, &mut []),
         Err(OutgoingError::BadScratch { .. })
     ));
 }
@@ -168,7 +176,10 @@ fn vmalloc_areas() {
                 assert_eq!(besides_the_tree(&outgoing, &alloc), before);
                 let list = vmalloc::preserve(outgoing.tracker(), &groups, order(o)).unwrap();
                 (
-                    outgoing.finalize(sim.scratch_array()).unwrap().hand_over(),
+                    outgoing
+                        .finalize(sim.scratch_array(), &mut [])
+                        .unwrap()
+                        .hand_over(),
                     list,
                 )
             };
@@ -224,7 +235,10 @@ fn blocks_grow_and_shrink() {
             set.resize(tracker, capacity + 1).unwrap();
             let head = set.head();
             (
-                outgoing.finalize(sim.scratch_array()).unwrap().hand_over(),
+                outgoing
+                    .finalize(sim.scratch_array(), &mut [])
+                    .unwrap()
+                    .hand_over(),
                 head,
             )
         };
@@ -235,6 +249,48 @@ fn blocks_grow_and_shrink() {
         let expected: Vec<_> = (1..capacity as u64).chain([0, 0]).collect();
         assert_eq!(tokens, expected, "entries that come back are zeroed");
         assert_eq!(blocks.blocks().count(), 2);
+    }
+}
+
+/// Whichever access to memory fails: the set is as before, and can be used on.
+#[test]
+fn blocks_survive_failing_memory() {
+    let page = PageSize::Size4K;
+    for (from, to) in [(0, 200), (200, 1), (60, 64), (64, 60), (63, 64), (64, 63)] {
+        for n in 0..40 {
+            let sim = Sim::new(page);
+            let memory = Faulty::new(&sim.memory);
+            let alloc = sim.alloc();
+            let tracker = Tracker::new(&memory, &alloc, page, &sim.scratch).unwrap();
+            let mut set = BlockSet::<LuoFileSer>::default();
+            set.resize(&tracker, from).unwrap();
+            memory.fail_at(Some(n));
+            let result = set.resize(&tracker, to);
+            memory.fail_at(None);
+            assert_eq!(
+                set.len(),
+                if result.is_ok() { to } else { from },
+                "{from} {to} {n}"
+            );
+            let capacity = kho_abi::block::capacity(64, page);
+            let (mut next, mut len) = (set.head(), 0);
+            while next.as_u64() != 0 {
+                assert!(
+                    alloc.live().iter().any(|&(block, _)| block == next),
+                    "{from} {to} {n}"
+                );
+                let word = |offset| sim.memory.word(addr(next.as_u64() + offset)).unwrap();
+                len += word(8) as usize;
+                next = addr(word(0));
+            }
+            assert_eq!(
+                len,
+                set.len(),
+                "{from} to {to}, access {n}: {capacity} a block"
+            );
+            set.resize(&tracker, to).unwrap();
+            set.resize(&tracker, 0).unwrap();
+        }
     }
 }
 
@@ -382,10 +438,9 @@ fn sessions_files_and_objects() {
         luo.preserve_file(tracker, "vm2", 2, logged("f", &[], Some("freeze")))
             .unwrap();
         take();
-        assert_eq!(
-            luo.freeze(tracker).map(drop),
-            Err(OutgoingError::Refused(5))
-        );
+        let array = sim.scratch_array();
+        let failed = outgoing.finalize(array, &mut [&mut luo]).map(drop);
+        assert_eq!(failed, Err(OutgoingError::Refused(5)));
         assert_eq!(
             take(),
             ["freeze a", "freeze b", "freeze d", "freeze e"]
@@ -393,6 +448,7 @@ fn sessions_files_and_objects() {
                 .chain(["unfreeze e", "unfreeze d", "unfreeze b", "unfreeze a"])
                 .collect::<Vec<_>>()
         );
+        let tracker = outgoing.tracker();
         luo.destroy_session(tracker, "vm2").unwrap();
         assert_eq!(take(), ["unpreserve f", "unpreserve e"]);
         assert_eq!(
@@ -400,11 +456,32 @@ fn sessions_files_and_objects() {
             Err(OutgoingError::Unknown)
         );
 
-        // Freezing can be undone and done again.
-        luo.freeze(tracker).unwrap().unfreeze();
-        take();
-        luo.freeze(tracker).unwrap().hand_over();
-        outgoing.finalize(sim.scratch_array()).unwrap().hand_over()
+        // A finalized handover can be opened again; what comes after LUO may refuse as well.
+        outgoing.finalize(array, &mut [&mut luo]).unwrap().abort();
+        let both = [
+            "freeze a",
+            "freeze b",
+            "freeze d",
+            "unfreeze d",
+            "unfreeze b",
+            "unfreeze a",
+        ];
+        assert_eq!(take(), both);
+        let outside = sim.scratch[0].end();
+        assert!(outgoing.finalize(outside, &mut [&mut luo]).is_err());
+        assert_eq!(take(), both);
+        let boot = outgoing
+            .finalize(array, &mut [&mut luo])
+            .unwrap()
+            .hand_over();
+        // Too late: what the successor will find stays as it is.
+        let tracker = outgoing.tracker();
+        assert_eq!(luo.create_session(tracker, "vm3"), Err(OutgoingError::Busy));
+        assert_eq!(
+            luo.destroy_session(tracker, "vm0"),
+            Err(OutgoingError::Busy)
+        );
+        boot
     };
     let frozen = sim.memory.freeze();
     let incoming = check(&frozen, boot, sim.page).unwrap();
@@ -462,7 +539,7 @@ fn what_is_destroyed_leaves_nothing_behind() {
     luo.preserve_file(tracker, "two", 1, logged("b", &["x"]))
         .unwrap();
     log.borrow_mut().clear();
-    luo.destroy(&outgoing).unwrap();
+    luo.destroy(&outgoing);
     assert_eq!(
         *log.borrow(),
         ["unpreserve b", "unpreserve a", "unpreserve x"]
@@ -558,8 +635,10 @@ fn memory_files() {
                     .is_err()
             );
             assert_eq!(alloc.live().len(), live);
-            luo.freeze(tracker).unwrap().hand_over();
-            outgoing.finalize(sim.scratch_array()).unwrap().hand_over()
+            outgoing
+                .finalize(sim.scratch_array(), &mut [&mut luo])
+                .unwrap()
+                .hand_over()
         };
         let frozen = sim.memory.freeze();
         let incoming = check(&frozen, boot, page).unwrap();
@@ -593,6 +672,81 @@ fn memory_files() {
         assert_eq!(file.locate(size), None);
         let empty = session.file(2).unwrap().memfd().unwrap();
         assert_eq!((empty.segments().count(), empty.locate(0)), (0, None));
+    }
+}
+
+#[test]
+fn a_handover_that_cannot_be_made_leaves_nothing() {
+    let sim = Sim::new(PageSize::Size4K);
+    for n in 0..3 {
+        let alloc = sim.alloc();
+        let tracker = sim.tracker(&alloc);
+        alloc.fail_at(Some(n));
+        match Outgoing::new(tracker) {
+            Ok(outgoing) => outgoing.destroy(),
+            Err(error) => assert!(matches!(error, OutgoingError::Alloc(_))),
+        }
+        assert_eq!(alloc.live(), [], "making a handover, allocation {n}");
+    }
+}
+
+/// Entries that stand for nothing, as Linux may read them, are skipped wherever they are.
+#[test]
+fn holes_in_the_list_of_folios() {
+    let page = PageSize::Size4K;
+    let mut sim = Sim::new(page);
+    let folios: Vec<_> = (0..12)
+        .map(|i| {
+            (
+                i * 2,
+                Folio {
+                    addr: addr((FREE + i) << 12),
+                    order: Order::ZERO,
+                },
+            )
+        })
+        .collect();
+    let boot = {
+        let alloc = sim.alloc();
+        let mut outgoing = Outgoing::new(sim.tracker(&alloc)).unwrap();
+        let mut luo = Luo::new(&outgoing, 0).unwrap();
+        luo.create_session(outgoing.tracker(), "vm").unwrap();
+        let file = Box::new(Memory {
+            folios: folios.clone(),
+            size: 24 << 12,
+            preserved: None,
+        });
+        luo.preserve_file(outgoing.tracker(), "vm", 1, file)
+            .unwrap();
+        outgoing
+            .finalize(sim.scratch_array(), &mut [&mut luo])
+            .unwrap()
+            .hand_over()
+    };
+    let array = {
+        let frozen = sim.memory.freeze();
+        let incoming = check(&frozen, boot, page).unwrap();
+        let session = incoming.luo().known().unwrap().session_named("vm").unwrap();
+        let file = session.file(1).unwrap().memfd().unwrap();
+        file.vmalloc().groups().next().unwrap().start()
+    };
+    let holes = [0, 3, 4, 5, 7, 11];
+    for hole in holes {
+        let place = array.as_u64() + hole * 16;
+        kho_hal::PhysMem::write(&sim.memory, addr(place), &[0; 16]).unwrap();
+    }
+    let frozen = sim.memory.freeze();
+    let incoming = check(&frozen, boot, page).unwrap();
+    let session = incoming.luo().known().unwrap().session_named("vm").unwrap();
+    let file = session.file(1).unwrap().memfd().unwrap();
+    assert_eq!(file.segments().count(), 6);
+    for (i, (index, folio)) in folios.iter().enumerate() {
+        let found = file
+            .locate(index << 12)
+            .map(|segment| segment.range.start());
+        let expected = (!holes.contains(&(i as u64))).then_some(folio.addr);
+        assert_eq!(found, expected, "folio {i}");
+        assert_eq!(file.locate((index + 1) << 12), None);
     }
 }
 
@@ -709,7 +863,7 @@ fn a_failed_allocation_anywhere_is_undone() {
         "LUO",
         &mut || Luo::new(&outgoing, 0).map(|l| *luo.borrow_mut() = Some(l)),
         &mut || {
-            luo.borrow_mut().take().unwrap().destroy(&outgoing).unwrap();
+            luo.borrow_mut().take().unwrap().destroy(&outgoing);
         },
     );
     let (addr, order) = tracker.alloc_preserved(1).unwrap();

@@ -317,7 +317,10 @@ fn threads_share_a_tree() {
                 }
             });
             let mut outgoing = Outgoing::new(tracker).unwrap();
-            outgoing.finalize(sim.scratch_array()).unwrap().hand_over()
+            outgoing
+                .finalize(sim.scratch_array(), &mut [])
+                .unwrap()
+                .hand_over()
         };
         let frozen = sim.memory.freeze();
         let incoming = check(&frozen, boot, page).unwrap();

@@ -168,7 +168,7 @@ proptest! {
                 }
                 let mut outgoing = Outgoing::new(tracker).unwrap();
                 let array = sim.scratch_array();
-                outgoing.finalize_as(from, array, &state(users)).unwrap().hand_over()
+                outgoing.finalize_as(from, array, &mut [], &state(users)).unwrap().hand_over()
             };
             let frozen = sim.memory.freeze();
             let incoming = open(&frozen, boot, page, from);
@@ -216,7 +216,8 @@ fn what_cannot_be_carried_is_refused() {
         bytes
     };
     use Generation::*;
-    let rows: &[(&[u8], &[(Generation, Loss)])] = &[
+    type Row<'a> = (&'a [u8], &'a [(Generation, Loss)]);
+    let rows: &[Row<'_>] = &[
         (
             b"LUO is raw",
             &[
@@ -242,10 +243,14 @@ fn what_cannot_be_carried_is_refused() {
             let alloc = sim.alloc();
             let mut outgoing = Outgoing::new(sim.tracker(&alloc)).unwrap();
             let range = outgoing.add_blob("blob", blob).unwrap();
-            let nested = outgoing.finalize_as(Sketch, sim.scratch_array(), &StateTree::new());
+            let nested =
+                outgoing.finalize_as(Sketch, sim.scratch_array(), &mut [], &StateTree::new());
             assert_eq!(nested.map(drop).unwrap_err(), OutgoingError::Nested);
             (
-                outgoing.finalize(sim.scratch_array()).unwrap().hand_over(),
+                outgoing
+                    .finalize(sim.scratch_array(), &mut [])
+                    .unwrap()
+                    .hand_over(),
                 range,
             )
         };
@@ -291,7 +296,9 @@ fn a_failed_allocation_is_undone() {
                 alloc.fail_at(Some(n));
                 let calls = alloc.calls();
                 let array = sim.scratch_array();
-                let result = outgoing.finalize_as(generation, array, &state(3)).map(drop);
+                let result = outgoing
+                    .finalize_as(generation, array, &mut [], &state(3))
+                    .map(drop);
                 let failed = alloc.calls() - calls > n;
                 assert_eq!(result.is_err(), failed, "{generation:?} {n}");
                 alloc.fail_at(None);
@@ -305,7 +312,7 @@ fn a_failed_allocation_is_undone() {
                 }
             }
             outgoing
-                .finalize_as(generation, sim.scratch_array(), &state(3))
+                .finalize_as(generation, sim.scratch_array(), &mut [], &state(3))
                 .unwrap()
                 .hand_over()
         };
@@ -356,7 +363,7 @@ fn the_bitmaps_of_v1() {
             let mut outgoing = Outgoing::new(tracker).unwrap();
             let array = sim.scratch_array();
             outgoing
-                .finalize_as(generation, array, &StateTree::new())
+                .finalize_as(generation, array, &mut [], &StateTree::new())
                 .unwrap()
                 .hand_over()
         };
@@ -419,7 +426,7 @@ fn the_worked_example_of_lists() {
             let mut outgoing = Outgoing::new(tracker).unwrap();
             let array = sim.scratch_array();
             outgoing
-                .finalize_as(generation, array, &StateTree::new())
+                .finalize_as(generation, array, &mut [], &StateTree::new())
                 .unwrap()
                 .hand_over()
         };

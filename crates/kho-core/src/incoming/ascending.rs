@@ -1,11 +1,17 @@
 //! Sorting without a heap.
 
+use crate::incoming::places::Unfit;
+
 /// Calls `visit` with all numbers that `list` reports, in ascending order.
 ///
 /// The numbers are collected in `workspace`, as many at a time as it holds: `list` is called about
 /// twice for each time that the numbers fill it. A number that is reported more than once is
 /// visited at least twice. `u64::MAX` is not a number here.
-pub(crate) fn ascending<E>(
+///
+/// # Errors
+/// What `list` or `visit` return; and [`Unfit::Workspace`] when more than about two million numbers
+/// were reported again because the workspace is too small for them.
+pub(crate) fn ascending<E: From<Unfit>>(
     workspace: &mut [u64],
     mut list: impl FnMut(&mut dyn FnMut(u64)) -> Result<(), E>,
     mut visit: impl FnMut(u64) -> Result<(), E>,
@@ -17,14 +23,19 @@ pub(crate) fn ascending<E>(
         workspace
     };
     let mut after = None;
+    let mut spent = 0u64;
     loop {
+        let mut reported = 0;
         let mut batch = Batch {
             buffer,
             len: 0,
             after,
             limit: u64::MAX,
         };
-        list(&mut |number| batch.offer(number))?;
+        list(&mut |number| {
+            reported += 1;
+            batch.offer(number);
+        })?;
         let complete = batch.limit == u64::MAX;
         for &mut number in batch.sort() {
             visit(number)?;
@@ -32,6 +43,10 @@ pub(crate) fn ascending<E>(
         }
         if complete {
             return Ok(());
+        }
+        spent += reported;
+        if spent > reported.saturating_mul(8).max(1 << 21) {
+            return Err(Unfit::Workspace(reported).into());
         }
     }
 }
@@ -86,6 +101,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::incoming::Fault;
 
     proptest! {
         #[test]
@@ -98,7 +114,7 @@ mod tests {
                 &mut workspace,
                 |report| {
                     numbers.iter().for_each(|&number| report(number));
-                    Ok::<(), ()>(())
+                    Ok::<(), Fault>(())
                 },
                 |number| {
                     visited.push(number);

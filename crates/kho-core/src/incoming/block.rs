@@ -2,7 +2,7 @@
 
 use core::marker::PhantomData;
 
-use kho_abi::block::{BlockHeader, MAX_BLOCKS, capacity};
+use kho_abi::block::{BlockHeader, MAX_BLOCKS, capacity, fits_a_block};
 use kho_hal::{FrozenMem, PageSize, PhysAddr};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
@@ -32,6 +32,7 @@ where
 {
     /// The set whose first block is at `head`, 0 for an empty one.
     pub(crate) fn new(mem: &'a M, page: PageSize, head: PhysAddr) -> Self {
+        const { assert!(fits_a_block(size_of::<T>())) };
         Self {
             mem,
             page,

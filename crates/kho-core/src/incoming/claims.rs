@@ -1,16 +1,16 @@
-//! Who owns which preserved memory: each page one owner.
+//! Who owns which preserved memory: each folio one owner.
 
 use kho_hal::{FrozenMem, Order, PhysAddr, PhysRange};
 
 use crate::incoming::Fault;
 use crate::incoming::map::Map;
-use crate::incoming::places::Twice;
+use crate::incoming::places::Unfit;
 
 /// Hears of all memory that a description names, and makes sure that it is preserved and that
-/// nothing else names it.
+/// nothing else names it. A folio is taken over as a whole, so whoever names a part of it owns it.
 pub(crate) struct Claims<'c, 'a, M> {
     pub(crate) map: Map<'a, M>,
-    pub(crate) once: &'c mut dyn FnMut(PhysRange) -> Result<(), Twice>,
+    pub(crate) once: &'c mut dyn FnMut(PhysAddr) -> Result<(), Unfit>,
 }
 
 impl<M: FrozenMem> Claims<'_, '_, M> {
@@ -21,52 +21,68 @@ impl<M: FrozenMem> Claims<'_, '_, M> {
 
     /// Pages, all of them preserved in folios of whatever order.
     pub(crate) fn pages(&mut self, addr: PhysAddr, size: u64) -> Result<(), Fault> {
+        if addr == PhysAddr::new(0) {
+            return Err(Fault::Null { at: addr });
+        }
         if !addr.is_page_aligned(self.map.page()) {
             return Err(Fault::Misaligned { addr });
         }
-        let range = self.preserved(addr, size)?;
-        self.once(range)
+        let range = PhysRange::new(addr, size).ok_or(Fault::NotRam { addr, size })?;
+        self.for_each_folio(range, |claims, folio| Ok((claims.once)(folio)?))
     }
 
-    /// The pages that lie entirely inside `range`.
+    /// The pages that lie entirely inside `range`, as Linux preserves a region.
     pub(crate) fn whole_pages(&mut self, range: PhysRange) -> Result<(), Fault> {
         let page = self.map.page().bytes();
         let start = PhysAddr::new(range.start().as_u64() / page * page);
-        let size = range.size() / page * page;
-        if size == 0 {
-            return Ok(());
+        match range.size() / page * page {
+            0 => Ok(()),
+            size => self.pages(start, size),
         }
-        self.pages(start, size)
     }
 
     /// The folio that was preserved with its head at `addr`; returns its order.
     pub(crate) fn folio(&mut self, addr: PhysAddr) -> Result<Order, Fault> {
-        let page = self.map.page();
-        let first = PhysRange::new(addr, page.bytes()).unwrap_or_default();
-        let missing = Fault::NotPreserved { range: first };
-        let order = self.map.order_of(addr)?.ok_or(missing.clone())?;
-        self.once(PhysRange::folio(addr, order, page).ok_or(missing)?)?;
+        let order = self.map.order_of(addr)?.ok_or(Fault::NotPreserved {
+            range: PhysRange::new(addr, self.map.page().bytes()).unwrap_or_default(),
+        })?;
+        (self.once)(addr)?;
         Ok(order)
     }
 
-    /// The range of `size` bytes at `addr`, if all of it is preserved. That makes it RAM, too.
-    pub(crate) fn preserved(&self, addr: PhysAddr, size: u64) -> Result<PhysRange, Fault> {
+    /// A sub-blob. Nothing says that blobs start at a page, so a folio may be shared by several of
+    /// them: `is_known` says whether an earlier one has a part of it.
+    pub(crate) fn blob(
+        &mut self,
+        blob: PhysRange,
+        is_known: impl Fn(PhysRange) -> bool,
+    ) -> Result<(), Fault> {
         let page = self.map.page();
-        let range = PhysRange::new(addr, size).ok_or(Fault::NotRam { addr, size })?;
+        self.for_each_folio(blob, |claims, head| {
+            let order = claims.map.order_of(head)?.unwrap_or_default();
+            let folio = PhysRange::folio(head, order, page).unwrap_or_default();
+            if is_known(folio) {
+                return Ok(());
+            }
+            Ok((claims.once)(head)?)
+        })
+    }
+
+    /// Calls `visit` with the head of each folio of `range`, all of which must be preserved. That
+    /// makes it RAM, too.
+    fn for_each_folio(
+        &mut self,
+        range: PhysRange,
+        mut visit: impl FnMut(&mut Self, PhysAddr) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        let page = self.map.page();
         let mut from = range.start();
         while from < range.end() {
             let folio = self.map.folio_containing(from)?;
-            let folio = folio.and_then(|folio| PhysRange::folio(folio.addr, folio.order, page));
-            match folio {
-                Some(folio) => from = folio.end(),
-                None => return Err(Fault::NotPreserved { range }),
-            }
+            let folio = folio.ok_or(Fault::NotPreserved { range })?;
+            visit(self, folio.addr)?;
+            from = folio.range(page).end();
         }
-        Ok(range)
-    }
-
-    /// Makes sure that nothing else claims `range`.
-    pub(crate) fn once(&mut self, range: PhysRange) -> Result<(), Fault> {
-        (self.once)(range).map_err(|twice| Fault::Overlap { addr: twice.page() })
+        Ok(())
     }
 }

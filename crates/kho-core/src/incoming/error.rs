@@ -5,6 +5,8 @@ use core::fmt;
 use dtoolkit::error::FdtParseError;
 use kho_hal::{MemError, PhysAddr, PhysRange};
 
+use crate::incoming::places::Unfit;
+
 /// A handover, or a part of it, is refused: which part, and why.
 ///
 /// The cause names the offending address.
@@ -30,8 +32,6 @@ pub enum Part {
     Map,
     /// A sub-blob as such: where it lies.
     Subtree,
-    /// The sub-blob `kexec-metadata`.
-    Metadata,
     /// The sub-blob `memblock`.
     ReserveMem,
     /// The sub-blob `LUO` and what it leads to.
@@ -83,6 +83,11 @@ pub enum Fault {
     NotPreserved {
         /// The range.
         range: PhysRange,
+    },
+    /// The workspace is too small to check this handover in reasonable time.
+    Workspace {
+        /// The number of words with which it is a matter of a few passes.
+        words: u64,
     },
     /// Two things claim the same memory.
     Overlap {
@@ -178,13 +183,32 @@ pub enum Fault {
     },
 }
 
-/// What the reader of flattened device trees found.
+/// What a reader of flattened device trees found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FdtError(pub(crate) FdtParseError);
+pub struct FdtError(Cause);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Cause {
+    Strict(FdtParseError),
+    Loose { offset: usize, what: &'static str },
+}
+
+impl FdtError {
+    pub(crate) fn strict(cause: FdtParseError) -> Self {
+        Self(Cause::Strict(cause))
+    }
+
+    pub(crate) fn loose(offset: usize, what: &'static str) -> Self {
+        Self(Cause::Loose { offset, what })
+    }
+}
 
 impl fmt::Display for FdtError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        match &self.0 {
+            Cause::Strict(cause) => cause.fmt(f),
+            Cause::Loose { offset, what } => write!(f, "{what} at offset {offset}"),
+        }
     }
 }
 
@@ -196,7 +220,6 @@ impl fmt::Display for Part {
             Self::RootFdt => "root FDT",
             Self::Map => "map of preserved memory",
             Self::Subtree => "sub-blob",
-            Self::Metadata => "kexec-metadata",
             Self::ReserveMem => "reserve_mem",
             Self::Luo => "LUO",
             Self::Memfd => "memfd",
@@ -222,6 +245,7 @@ impl fmt::Display for Fault {
                 write!(f, "{range} touches the scratch area {scratch}")
             }
             Self::NotPreserved { range } => write!(f, "{range} is not preserved"),
+            Self::Workspace { words } => write!(f, "the check needs a workspace of {words} words"),
             Self::Overlap { addr } => write!(f, "{addr} is claimed twice"),
             Self::ReachedTwice { addr } => {
                 write!(
@@ -270,6 +294,13 @@ impl fmt::Display for Fault {
 }
 
 impl core::error::Error for IncomingError {}
+
+/// What is found while all claims are compared has no part of its own.
+impl From<Unfit> for IncomingError {
+    fn from(unfit: Unfit) -> Self {
+        Part::Map.is(unfit.into())
+    }
+}
 
 impl From<MemError> for Fault {
     fn from(cause: MemError) -> Self {

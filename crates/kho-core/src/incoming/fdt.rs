@@ -45,7 +45,7 @@ pub(crate) const MAGIC: u32 = 0xd00d_feed;
 pub(crate) fn parse(bytes: &[u8], addr: PhysAddr) -> Result<Fdt<'_>, Fault> {
     Fdt::new(bytes).map_err(|cause| Fault::Fdt {
         at: addr,
-        cause: FdtError(cause),
+        cause: FdtError::strict(cause),
     })
 }
 
@@ -68,8 +68,12 @@ pub(crate) fn number(node: FdtNode<'_>, name: &str) -> Option<u64> {
 
 /// Whether one of the strings of the property `compatible` of `node` is `text`.
 pub(crate) fn is_compatible(node: FdtNode<'_>, text: &str) -> bool {
-    let Some((&0, strings)) = property(node, COMPATIBLE).and_then(|value| value.split_last())
-    else {
+    property(node, COMPATIBLE).is_some_and(|value| has_string(value, text))
+}
+
+/// Whether `text` is one of the strings, each with its NUL, that `value` consists of.
+pub(crate) fn has_string(value: &[u8], text: &str) -> bool {
+    let Some((&0, strings)) = value.split_last() else {
         return false;
     };
     strings

@@ -1,5 +1,6 @@
 //! The Live Update Orchestrator's sessions, files and file-lifecycle-bound objects.
 
+use kho_abi::Name;
 use kho_abi::luo::{
     COMPATIBLE, LuoFileSer, LuoFlbHeaderSer, LuoFlbSer, LuoSer, LuoSessionSer, max_flbs,
 };
@@ -36,6 +37,11 @@ impl<'a, M: FrozenMem> Luo<'a, M> {
         claims: &mut Claims<'_, 'a, M>,
     ) -> Result<Option<Self>, IncomingError> {
         let fault = |fault| Part::Luo.is(fault);
+        // The version comes first in every version, and says how long the rest is.
+        let compatible: Result<&Name<8>, _> = read::object(mem, blob.start());
+        if compatible.map_err(|e| fault(e.into()))?.to_str() != Some(COMPATIBLE) {
+            return Ok(None);
+        }
         if blob.size() < size_of::<LuoSer>() as u64 {
             return Err(fault(Fault::Mismatch {
                 at: blob.start(),
@@ -44,9 +50,6 @@ impl<'a, M: FrozenMem> Luo<'a, M> {
             }));
         }
         let ser: &LuoSer = read::object(mem, blob.start()).map_err(|e| fault(e.into()))?;
-        if ser.compatible.to_str() != Some(COMPATIBLE) {
-            return Ok(None);
-        }
         let mut luo = Self {
             map: claims.map,
             mem,
@@ -134,13 +137,14 @@ impl<'a, M: FrozenMem> Luo<'a, M> {
     /// Makes sure that session names, and tokens in each session, occur once.
     ///
     /// A bit of `workspace` for each name says whether it may have been seen; only then are the
-    /// names before it compared. So the time is linear as long as there are more bits than names.
+    /// names before it compared. With too few bits, or names that were chosen to share theirs, that
+    /// would take more than linear time, and the workspace is called too small.
     pub(crate) fn check_names(&self, workspace: &mut [u64]) -> Result<(), Fault> {
         let mut seen = Seen::new(workspace);
         for (i, (at, session)) in self.session_blocks().iter_at().enumerate() {
             let name = session.name.to_bytes().unwrap_or_default();
             let same = |earlier: &LuoSessionSer| earlier.name.to_bytes() == Some(name);
-            if seen.maybe(name) && self.session_blocks().iter().take(i).any(same) {
+            if seen.maybe(name, i)? && self.session_blocks().iter().take(i).any(same) {
                 return Err(Fault::Duplicate { at });
             }
         }
@@ -149,7 +153,7 @@ impl<'a, M: FrozenMem> Luo<'a, M> {
             for (i, (file_at, file)) in files.iter_at().enumerate() {
                 let key = u128::from(at.as_u64()) << 64 | u128::from(file.token.get());
                 let same = |earlier: &LuoFileSer| earlier.token == file.token;
-                if seen.maybe(&key.to_le_bytes()) && files.iter().take(i).any(same) {
+                if seen.maybe(&key.to_le_bytes(), i)? && files.iter().take(i).any(same) {
                     return Err(Fault::Duplicate { at: file_at });
                 }
             }
@@ -208,23 +212,31 @@ impl<'a, M: FrozenMem> Luo<'a, M> {
 /// A set of small keys that may say "seen" wrongly, but never "not seen".
 struct Seen<'w> {
     bits: &'w mut [u64],
+    keys: u64,
+    compared: u64,
 }
 
 impl<'w> Seen<'w> {
     fn new(bits: &'w mut [u64]) -> Self {
         bits.fill(0);
-        Self { bits }
+        Self {
+            bits,
+            keys: 0,
+            compared: 0,
+        }
     }
 
-    /// Whether `key` may have been asked for before.
-    fn maybe(&mut self, key: &[u8]) -> bool {
-        // FNV-1a; a predecessor that makes all keys collide costs time, not correctness.
+    /// Whether `key` may have been asked for before; if so, `others` keys are going to be compared.
+    fn maybe(&mut self, key: &[u8], others: usize) -> Result<bool, Fault> {
+        // FNV-1a, its high bits mixed into the low ones.
         let hash = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
         });
+        let hash = (hash ^ hash >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.keys += 1;
         let words = self.bits.len() as u64;
         let index = (u128::from(hash) * u128::from(words)) >> 64;
-        match self.bits.get_mut(index as usize) {
+        let seen = match self.bits.get_mut(index as usize) {
             Some(word) => {
                 let bit = 1 << (hash & 63);
                 let seen = *word & bit != 0;
@@ -232,7 +244,16 @@ impl<'w> Seen<'w> {
                 seen
             }
             None => true,
+        };
+        if seen {
+            self.compared += others as u64;
+            if self.compared > self.keys.saturating_mul(64).max(1 << 24) {
+                return Err(Fault::Workspace {
+                    words: self.keys.max(words).saturating_mul(2),
+                });
+            }
         }
+        Ok(seen)
     }
 }
 

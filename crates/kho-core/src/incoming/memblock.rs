@@ -1,10 +1,9 @@
 //! Named reserved regions.
 
-use dtoolkit::Node;
-use dtoolkit::fdt::FdtNode;
 use kho_abi::memblock::{COMPATIBLE, REGION_COMPATIBLE, SIZE, START};
 use kho_hal::{FrozenMem, PhysAddr, PhysRange};
 
+use crate::incoming::loose::{self, LooseNode};
 use crate::incoming::{Claims, Fault, fdt};
 
 /// A region that was reserved under a name, with Linux's `reserve_mem=`.
@@ -18,69 +17,86 @@ pub struct Region<'a> {
 
 /// The checked regions of a handover, in the order of their nodes.
 #[derive(Clone, Copy, Debug)]
-pub struct ReserveMem<'a>(Option<FdtNode<'a>>);
+pub struct ReserveMem<'a>(Option<LooseNode<'a>>);
+
+/// More regions than this are refused; Linux makes 8.
+const MAX_REGIONS: usize = 256;
 
 impl<'a> ReserveMem<'a> {
     /// No regions.
     pub(crate) const NONE: Self = Self(None);
 
-    /// Checks the sub-blob `memblock`.
-    pub(crate) fn check_blob<M: FrozenMem>(
-        mem: &'a M,
-        blob: PhysRange,
-        claims: &mut Claims<'_, 'a, M>,
-    ) -> Result<Self, Fault> {
-        let at = blob.start();
-        Self::check(fdt::tree(mem, at, blob.size())?.root(), at, claims)
-    }
-
-    /// Checks the regions below `root`, in the tree at `at`; a version that is not known has none.
-    /// Regions are whole pages of preserved
-    /// memory; a tail that is less than a page is not preserved by Linux and not asked for here.
+    /// Checks the tree at `at`, which has at most `max` bytes. The regions are below its root, or
+    /// below a child of the root. Those of a version that is not known are none.
+    ///
+    /// Regions are whole pages of preserved memory; a tail that is less than a page is not
+    /// preserved by Linux and not asked for here.
     pub(crate) fn check<M: FrozenMem>(
-        root: FdtNode<'a>,
+        mem: &'a M,
         at: PhysAddr,
+        max: u64,
+        child: Option<&str>,
         claims: &mut Claims<'_, 'a, M>,
     ) -> Result<Self, Fault> {
-        if !fdt::is_compatible(root, COMPATIBLE) {
+        let root = loose::root(mem, at, max)?;
+        let node = match child {
+            Some(name) => root.child(name),
+            None => Some(root),
+        };
+        let Some(node) = node.filter(|node| is_compatible(node, COMPATIBLE)) else {
             return Ok(Self::NONE);
-        }
-        for (i, node) in root.children().enumerate() {
-            if !fdt::is_compatible(node, REGION_COMPATIBLE) {
+        };
+        let regions = Self(Some(node));
+        for (i, child) in node.children().enumerate() {
+            if i >= MAX_REGIONS {
+                return Err(Fault::Count {
+                    at,
+                    found: i as u64 + 1,
+                    max: MAX_REGIONS as u64,
+                });
+            }
+            if !is_compatible(&child, REGION_COMPATIBLE) {
                 return Err(Fault::UnknownVersion { at });
             }
-            if root
-                .children()
+            let number = |name| child.number(name).ok_or(Fault::Property { at, name });
+            let (addr, size) = (PhysAddr::new(number(START)?), number(SIZE)?);
+            let region = region(child).ok_or(match core::str::from_utf8(child.name()) {
+                Ok(_) => Fault::NotRam { addr, size },
+                Err(_) => Fault::Name { at },
+            })?;
+            if regions
+                .iter()
                 .take(i)
-                .any(|earlier| earlier.name() == node.name())
+                .any(|earlier| earlier.name == region.name)
             {
                 return Err(Fault::Duplicate { at });
             }
-            let number = |name| fdt::number(node, name).ok_or(Fault::Property { at, name });
-            let (addr, size) = (PhysAddr::new(number(START)?), number(SIZE)?);
-            let range = PhysRange::new(addr, size).ok_or(Fault::NotRam { addr, size })?;
-            claims.whole_pages(range)?;
+            claims.whole_pages(region.range)?;
         }
-        Ok(Self(Some(root)))
+        Ok(regions)
     }
 
     /// The regions.
     pub fn iter(&self) -> impl Iterator<Item = Region<'a>> + use<'a> {
-        self.0
-            .into_iter()
-            .flat_map(|root| root.children())
-            .filter_map(|node| {
-                let start = PhysAddr::new(fdt::number(node, START)?);
-                let range = PhysRange::new(start, fdt::number(node, SIZE)?)?;
-                Some(Region {
-                    name: node.name(),
-                    range,
-                })
-            })
+        let nodes = self.0.into_iter().flat_map(|node| node.children());
+        nodes.filter_map(region)
     }
 
     /// The region of this name.
     pub fn find(&self, name: &str) -> Option<Region<'a>> {
         self.iter().find(|region| region.name == name)
     }
+}
+
+fn is_compatible(node: &LooseNode<'_>, text: &str) -> bool {
+    node.property(kho_abi::fdt::COMPATIBLE)
+        .is_some_and(|value| fdt::has_string(value, text))
+}
+
+fn region(node: LooseNode<'_>) -> Option<Region<'_>> {
+    let start = PhysAddr::new(node.number(START)?);
+    Some(Region {
+        name: core::str::from_utf8(node.name()).ok()?,
+        range: PhysRange::new(start, node.number(SIZE)?)?,
+    })
 }

@@ -72,7 +72,7 @@ impl<'a, M: FrozenMem> Memfd<'a, M> {
         file.try_folios(|entry_at, folio| {
             let addr = folio.pfn().addr(map.page());
             let addr = addr.ok_or(Fault::Misaligned { addr: entry_at })?;
-            if addr == PhysAddr::new(0) {
+            if is_hole(folio) {
                 return Ok(());
             }
             let index = folio.index.get();
@@ -144,17 +144,25 @@ impl<'a, M: FrozenMem> Memfd<'a, M> {
     }
 
     /// Where the byte at `offset` is, with what follows it in the same folio; `None` for a hole and
-    /// beyond the end. Takes a number of steps that is logarithmic in the number of folios.
+    /// beyond the end. Looks at a number of entries that is logarithmic in the number of folios;
+    /// to reach each, follows the list of their pages, one step for some hundred MiB of file.
     pub fn locate(&self, offset: u64) -> Option<Segment> {
         let index = offset >> self.map.page().shift();
         let mut low = 0;
-        let mut high = self.ser.nr_folios.get();
+        let entry = size_of::<MemfdFolioSer>() as u64;
+        let mut high = self.ser.nr_folios.get().min(self.vmalloc().size() / entry);
         while low < high {
             let middle = low + (high - low) / 2;
-            if self.folio(middle)?.index.get() <= index {
-                low = middle + 1;
-            } else {
+            let mut probe = middle;
+            let mut folio = self.folio(probe)?;
+            while is_hole(folio) && probe + 1 < high {
+                probe += 1;
+                folio = self.folio(probe)?;
+            }
+            if is_hole(folio) || folio.index.get() > index {
                 high = middle;
+            } else {
+                low = probe + 1;
             }
         }
         let segment = self.segment(self.folio(low.checked_sub(1)?)?)?;
@@ -184,4 +192,10 @@ impl<'a, M: FrozenMem> Memfd<'a, M> {
         let range = PhysRange::new(addr, order.bytes(page)?.min(left))?;
         Some(Segment { offset, range })
     }
+}
+
+/// Whether an entry stands for nothing; its other fields mean nothing then. Linux reads such
+/// entries, and writes none.
+fn is_hole(folio: &MemfdFolioSer) -> bool {
+    folio.pfn().as_u64() == 0
 }

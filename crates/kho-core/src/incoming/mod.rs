@@ -16,6 +16,8 @@ mod block;
 mod claims;
 mod error;
 pub(crate) mod fdt;
+mod folios;
+pub(crate) mod loose;
 mod luo;
 pub(crate) mod map;
 mod memblock;
@@ -24,7 +26,6 @@ mod metadata;
 mod places;
 pub(crate) mod read;
 mod root;
-mod runs;
 mod vmalloc;
 
 use dtoolkit::Node;
@@ -35,17 +36,18 @@ use kho_abi::{luo as luo_abi, memblock as memblock_abi, metadata as metadata_abi
 use kho_hal::{FrozenMem, Order, PageSize, PhysAddr, PhysRange};
 
 use crate::BootData;
+use crate::runs::RunsByOrder;
 pub(crate) use claims::Claims;
 use map::Map;
 
 pub use block::Blocks;
 pub use error::{Fault, FdtError, IncomingError, Part};
+pub use folios::{Extents, Folio, Folios};
 pub use luo::{File, Luo, Session};
 pub use memblock::{Region, ReserveMem};
 pub use memfd::{Memfd, Segment};
 pub use places::{Ram, Scratch};
 pub use root::{RootFdt, Subtree};
-pub use runs::{Extents, Folio, Folios};
 pub use vmalloc::Vmalloc;
 
 /// What the reader has to be told, because no handover says it.
@@ -77,8 +79,9 @@ impl Machine<'_> {
 pub enum Component<T> {
     /// The predecessor did not hand one over.
     Absent,
-    /// There is one, of a version that is not known. Its memory is preserved, like any.
-    UnknownVersion,
+    /// There is one, of a version that is not known, or, where nothing depends on it, not in the
+    /// form that its version has. Its memory is preserved, like any.
+    NotUnderstood,
     /// There is one, and all of it is checked.
     Known(T),
 }
@@ -88,12 +91,12 @@ impl<T> Component<T> {
     pub fn known(self) -> Option<T> {
         match self {
             Self::Known(component) => Some(component),
-            Self::Absent | Self::UnknownVersion => None,
+            Self::Absent | Self::NotUnderstood => None,
         }
     }
 
     fn found(component: Option<T>) -> Self {
-        component.map_or(Self::UnknownVersion, Self::Known)
+        component.map_or(Self::NotUnderstood, Self::Known)
     }
 }
 
@@ -118,14 +121,23 @@ struct Components<'a, M> {
     reserve_mem: ReserveMem<'a>,
 }
 
+impl<M> Components<'_, M> {
+    const NONE: Self = Self {
+        luo: Component::Absent,
+        metadata: Component::Absent,
+        reserve_mem: ReserveMem::NONE,
+    };
+}
+
 impl<'a, M: FrozenMem> Incoming<'a, M> {
     /// Checks the handover that `boot` names.
     ///
-    /// `workspace` is memory to mark visited pages in; its contents do not matter, before or after.
-    /// A few hundred words do. The check takes time linear in the size of the description if there
-    /// is a bit for each page between the lowest and the highest address that the description
-    /// names (32 KiB for each GiB of 4 KiB pages), else a pass over the description for each
-    /// further window of that many pages in which something lies.
+    /// `workspace` is memory to sort and mark addresses in; its contents do not matter, before or
+    /// after. A few hundred words do for a handover of some thousand folios in sub-blobs and files.
+    /// The time is linear in the size of the description: where the workspace would make it more,
+    /// the check stops and says how many words are needed ([`Fault::Workspace`]). A bit for each
+    /// page between the lowest and the highest address that is named is always enough: 32 KiB for
+    /// each GiB of 4 KiB pages.
     ///
     /// # Errors
     /// [`IncomingError`]: which part is wrong, and what with it. Nothing has been changed.
@@ -149,21 +161,17 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
         map.check_nodes(&ram, &scratch, workspace).map_err(fault)?;
         map.check_folios(&ram, &scratch).map_err(fault)?;
         map.check_apart(workspace).map_err(fault)?;
-        let mut components = None;
-        places::each_page_once(workspace, page, |once| {
+        let mut components = Components::NONE;
+        places::each_page_once(workspace, page, map.folios(), |once| {
             let mut claims = Claims { map, once };
-            components = Some(Self::check_components(mem, &root, &mut claims)?);
-            Ok(())
+            components = Self::check_components(mem, &root, &mut claims)?;
+            Ok::<_, IncomingError>(())
         })?;
         let Components {
             luo,
             metadata,
             reserve_mem,
-        } = components.unwrap_or(Components {
-            luo: Component::Absent,
-            metadata: Component::Absent,
-            reserve_mem: ReserveMem::NONE,
-        });
+        } = components;
         if let Component::Known(luo) = &luo {
             luo.check_names(workspace)
                 .map_err(|fault| Part::Luo.is(fault))?;
@@ -186,11 +194,7 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
         root: &RootFdt<'a>,
         claims: &mut Claims<'_, 'a, M>,
     ) -> Result<Components<'a, M>, IncomingError> {
-        let mut found = Components {
-            luo: Component::Absent,
-            metadata: Component::Absent,
-            reserve_mem: ReserveMem::NONE,
-        };
+        let mut found = Components::NONE;
         root.check_memory(mem, claims)?;
         for blob in root.subtrees(mem) {
             match blob.name {
@@ -198,20 +202,20 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
                     found.luo = Component::found(Luo::check(mem, blob.range, claims)?);
                 }
                 metadata_abi::NODE => {
-                    let metadata = metadata::check(mem, blob.range);
-                    let metadata = metadata.map_err(|fault| Part::Metadata.is(fault))?;
-                    found.metadata = Component::found(metadata);
+                    found.metadata = Component::found(metadata::check(mem, blob.range));
                 }
                 memblock_abi::NODE => {
-                    let regions = ReserveMem::check_blob(mem, blob.range, claims);
+                    let (at, max) = (blob.range.start(), blob.range.size());
+                    let regions = ReserveMem::check(mem, at, max, None, claims);
                     found.reserve_mem = regions.map_err(|fault| Part::ReserveMem.is(fault))?;
                 }
                 _ => {}
             }
         }
         let mut inline = root.inline_nodes();
-        if let Some(node) = inline.find(|node| node.name() == memblock_abi::NODE) {
-            let regions = ReserveMem::check(node, root.at(), claims);
+        if inline.any(|node| node.name() == memblock_abi::NODE) {
+            let (at, max) = (root.at(), root.total_size() as u64);
+            let regions = ReserveMem::check(mem, at, max, Some(memblock_abi::NODE), claims);
             found.reserve_mem = regions.map_err(|fault| Part::ReserveMem.is(fault))?;
         }
         Ok(found)
@@ -358,10 +362,12 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
         mut check: impl FnMut(&mut Claims<'_, 'a, M>) -> Result<(), Fault>,
     ) -> Result<(), IncomingError> {
         let map = self.map;
-        places::each_page_once(workspace, self.page_size(), |once| {
-            check(&mut Claims { map, once })
+        places::each_page_once(workspace, self.page_size(), map.folios(), |once| {
+            let mut claims = Claims { map, once };
+            // What the library knows of has its owners; nothing else may name it.
+            Self::check_components(self.mem, &self.root, &mut claims)?;
+            check(&mut claims).map_err(|fault| Part::Subtree.is(fault))
         })
-        .map_err(|fault| Part::Subtree.is(fault))
     }
 
     /// The sub-blobs, in the order of their nodes.
@@ -378,7 +384,7 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
     pub fn luo(&self) -> Component<Luo<'a, M>> {
         match &self.luo {
             Component::Absent => Component::Absent,
-            Component::UnknownVersion => Component::UnknownVersion,
+            Component::NotUnderstood => Component::NotUnderstood,
             Component::Known(luo) => Component::Known(*luo),
         }
     }

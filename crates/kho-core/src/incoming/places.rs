@@ -1,7 +1,5 @@
 //! Where things may lie: RAM, scratch, and each place once.
 
-use core::ops::Range;
-
 use kho_abi::boot::KhoScratch;
 use kho_hal::{FrozenMem, PageSize, PhysAddr, PhysRange};
 
@@ -84,6 +82,9 @@ impl<'a> Scratch<'a> {
         let scratch = Self(areas);
         for (i, area) in areas.iter().enumerate() {
             let addr = PhysAddr::new(area.addr.get());
+            if area.size.get() == 0 {
+                continue;
+            }
             let range = ram.range(addr, area.size.get());
             let range = range.map_err(|fault| Part::Scratch.is(fault))?;
             if scratch
@@ -117,73 +118,78 @@ impl<'a> Scratch<'a> {
 /// Makes sure that no page is claimed twice, in memory that the caller lends.
 ///
 /// `list` is called once for each window of addresses in which something is claimed, and reports
-/// every claim each time. A window is as large as `workspace` has bits, so with a bit for each page
-/// between the lowest and the highest claim there is a single pass; with less memory there are
-/// more passes, at most one a claim.
-pub(crate) fn each_page_once<E>(
+/// every claim each time. A window has as many pages as `workspace` has bits. `most` is how many
+/// claims there can be if none is made twice; beyond a few million claims in all passes the
+/// workspace is too small.
+pub(crate) fn each_page_once<E: From<Unfit>>(
     workspace: &mut [u64],
     page: PageSize,
-    mut list: impl FnMut(&mut dyn FnMut(PhysRange) -> Result<(), Twice>) -> Result<(), E>,
+    most: u64,
+    mut list: impl FnMut(&mut dyn FnMut(PhysAddr) -> Result<(), Unfit>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let window_pages = (workspace.len() as u64).saturating_mul(64).max(64);
-    let mut spare = [0];
+    let mut spare = [0; 4];
     let bits = if workspace.is_empty() {
         &mut spare[..]
     } else {
         workspace
     };
-    let mut start = 0;
+    let window = bits.len() as u64 * 64;
+    let limit = most.saturating_mul(8).max(1 << 22);
+    let (mut start, mut spent) = (0, 0);
     loop {
         bits.fill(0);
-        let end = window_pages.saturating_add(start);
+        let (mut claims, mut lowest, mut highest) = (0, u64::MAX, 0);
         let mut next_start = None;
         list(&mut |claim| {
-            let first = claim.start().pfn(page).as_u64();
-            let last = claim.end().as_u64().div_ceil(page.bytes());
-            if last > end {
-                let outside = first.max(end);
-                next_start = Some(next_start.unwrap_or(outside).min(outside));
-            }
-            let inside = first.max(start)..last.min(end);
-            match set_bits(
-                bits,
-                inside.start.saturating_sub(start)..inside.end.saturating_sub(start),
-            ) {
-                Some(bit) => Err(Twice((start + bit) << page.shift())),
-                None => Ok(()),
+            let pfn = claim.pfn(page).as_u64();
+            claims += 1;
+            (lowest, highest) = (pfn.min(lowest), pfn.max(highest));
+            let Some(offset) = pfn.checked_sub(start).filter(|&offset| offset < window) else {
+                if pfn >= start {
+                    next_start = Some(next_start.unwrap_or(pfn).min(pfn));
+                }
+                // One of them is made twice, if not this one.
+                return if claims > most {
+                    Err(Unfit::Twice(claim))
+                } else {
+                    Ok(())
+                };
+            };
+            match bits.get_mut((offset / 64) as usize) {
+                Some(word) if *word >> (offset % 64) & 1 == 0 => {
+                    *word |= 1 << (offset % 64);
+                    Ok(())
+                }
+                _ => Err(Unfit::Twice(claim)),
             }
         })?;
-        match next_start {
-            Some(next) => start = next,
-            None => return Ok(()),
+        let Some(next) = next_start else {
+            return Ok(());
+        };
+        start = next;
+        spent += claims;
+        if spent > limit {
+            let words = highest.saturating_sub(lowest) / 64 + 1;
+            return Err(Unfit::Workspace(words).into());
         }
     }
 }
 
-/// The address of a page that is claimed twice.
-pub(crate) struct Twice(u64);
-
-impl Twice {
-    pub(crate) fn page(&self) -> PhysAddr {
-        PhysAddr::new(self.0)
-    }
+/// Why the claims are not all fit.
+pub(crate) enum Unfit {
+    /// This page is claimed twice.
+    Twice(PhysAddr),
+    /// The workspace should have this many words.
+    Workspace(u64),
 }
 
-/// Sets the bits of `range`; returns the first word's lowest bit that was set before.
-fn set_bits(words: &mut [u64], range: Range<u64>) -> Option<u64> {
-    let mut bit = range.start;
-    while bit < range.end {
-        let word = words.get_mut((bit / 64) as usize)?;
-        let count = (64 - bit % 64).min(range.end - bit);
-        let mask = (u64::MAX >> (64 - count)) << (bit % 64);
-        let before = *word & mask;
-        if before != 0 {
-            return Some(bit - bit % 64 + u64::from(before.trailing_zeros()));
+impl From<Unfit> for Fault {
+    fn from(unfit: Unfit) -> Self {
+        match unfit {
+            Unfit::Twice(addr) => Self::Overlap { addr },
+            Unfit::Workspace(words) => Self::Workspace { words },
         }
-        *word |= mask;
-        bit += count;
     }
-    None
 }
 
 #[cfg(test)]
@@ -219,25 +225,32 @@ mod tests {
         );
     }
 
+    #[test]
+    fn says_how_much_workspace_is_needed() {
+        let claims = |claim: &mut dyn FnMut(PhysAddr) -> Result<(), Unfit>| {
+            (0..1 << 16).try_for_each(|i| Ok(claim(PhysAddr::new(i << 20))?))
+        };
+        let check = |words: usize| {
+            let mut workspace: Vec<u64> = std::iter::repeat_n(0, words).collect();
+            each_page_once::<Fault>(&mut workspace, PageSize::Size4K, 1 << 16, claims)
+        };
+        let needed = ((1u64 << 24) - 256) / 64 + 1;
+        assert_eq!(check(16), Err(Fault::Workspace { words: needed }));
+        assert_eq!(check(needed as usize), Ok(()));
+    }
+
     proptest! {
         /// Against a set of pages, with a workspace of 0 to 3 words.
         #[test]
         fn finds_what_is_claimed_twice(
-            claims in prop::collection::vec((0u64..600, 1u64..80), 0..12), words in 0usize..4,
+            claims in prop::collection::vec(0u64..6000, 0..60), words in 0usize..4,
         ) {
             let page = PageSize::Size4K;
             let mut seen = std::collections::BTreeSet::new();
-            let mut twice = false;
-            for &(first, count) in &claims {
-                for pfn in first..first + count {
-                    twice |= !seen.insert(pfn);
-                }
-            }
+            let twice = !claims.iter().all(|pfn| seen.insert(*pfn));
             let mut workspace: Vec<u64> = std::iter::repeat_n(!0, words).collect();
-            let found = each_page_once(&mut workspace, page, |claim| {
-                claims.iter().try_for_each(|&(first, count)| {
-                    claim(range(first << 12, count << 12))
-                })
+            let found = each_page_once::<Fault>(&mut workspace, page, 60, |claim| {
+                claims.iter().try_for_each(|pfn| Ok(claim(PhysAddr::new(pfn << 12))?))
             });
             prop_assert_eq!(found.is_err(), twice);
         }

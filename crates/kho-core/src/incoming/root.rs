@@ -1,7 +1,7 @@
 //! The root description of a handover.
 
-use dtoolkit::Node;
 use dtoolkit::fdt::{Fdt, FdtNode};
+use dtoolkit::{Node, Property};
 use kho_abi::chunk::V1Bitmaps;
 use kho_abi::fdt::{
     BLOB_SIZE, COMPATIBLE, FDT, Generation, METADATA, PRESERVED_DATA, PRESERVED_FOLIO_MAP,
@@ -96,6 +96,15 @@ impl<'a> RootFdt<'a> {
 
     fn from_fdt(fdt: Fdt<'a>, at: PhysAddr) -> Result<Self, Fault> {
         let root = fdt.root();
+        for (i, property) in root.properties().enumerate() {
+            if root
+                .properties()
+                .take(i)
+                .any(|earlier| earlier.name() == property.name())
+            {
+                return Err(Fault::Duplicate { at });
+            }
+        }
         let is = |generation: Generation| fdt::is_compatible(root, generation.compatible());
         let memory = fdt::child(root, PRESERVED_MEMORY);
         let has_map = fdt::property(root, PRESERVED_MEMORY_MAP).is_some();
@@ -219,13 +228,10 @@ impl<'a> RootFdt<'a> {
         mem: &M,
         claims: &mut Claims<'_, 'a, M>,
     ) -> Result<(), IncomingError> {
-        let fault = |fault| Part::RootFdt.is(fault);
         if self.format.has_radix_tree() {
-            claims
-                .preserved(self.at, self.range().size())
-                .map_err(fault)?;
+            let own = claims.blob(self.range(), |_| false);
+            own.map_err(|fault| Part::RootFdt.is(fault))?;
         }
-        claims.once(self.range()).map_err(fault)?;
         for (i, node) in self.blob_nodes().enumerate() {
             self.check_subtree(mem, i, node, claims)
                 .map_err(|fault| Part::Subtree.is(fault))?;
@@ -241,41 +247,37 @@ impl<'a> RootFdt<'a> {
         claims: &mut Claims<'_, 'a, M>,
     ) -> Result<(), Fault> {
         let at = self.at;
-        let blob = self.subtree(mem, node)?;
-        let range = claims.preserved(blob.range.start(), blob.range.size())?;
-        // Blobs may share a page, as nothing says that they start at one. Pages that an earlier
-        // blob has in part are claimed by that one.
-        let page = claims.map.page().bytes();
-        let first_page = |range: PhysRange| range.start().as_u64() / page;
-        let end_page = |range: PhysRange| range.end().as_u64().div_ceil(page);
-        let mut pages = first_page(range)..end_page(range);
-        for earlier in self.blob_nodes().take(i) {
-            let earlier = self.subtree(mem, earlier)?;
-            if earlier.name == blob.name {
-                return Err(Fault::Duplicate { at });
-            }
-            if earlier.range.overlaps(range) {
-                return Err(Fault::Overlap {
-                    addr: earlier.range.start().max(range.start()),
-                });
-            }
-            if end_page(earlier.range) == pages.start + 1 {
-                pages.start += 1;
-            }
-            if first_page(earlier.range) + 1 == pages.end {
-                pages.end -= 1;
-            }
+        let Some(blob) = self.subtree(mem, node)? else {
+            return Ok(());
+        };
+        // Those before it were looked at already.
+        let earlier = || {
+            let nodes = self.blob_nodes().take(i);
+            nodes.filter_map(|node| self.subtree(mem, node).ok().flatten())
+        };
+        if earlier().any(|earlier| earlier.name == blob.name) {
+            return Err(Fault::Duplicate { at });
         }
-        let size = pages.end.saturating_sub(pages.start) * page;
-        match PhysRange::new(PhysAddr::new(pages.start * page), size) {
-            Some(claim) if size > 0 => claims.once(claim),
-            _ => Ok(()),
+        let all = || earlier().map(|blob| blob.range).chain([self.range()]);
+        if let Some(other) = all().find(|other| other.overlaps(blob.range)) {
+            return Err(Fault::Overlap {
+                addr: other.start().max(blob.range.start()),
+            });
         }
+        claims.blob(blob.range, |folio| all().any(|other| other.overlaps(folio)))
     }
 
-    fn subtree<M: FrozenMem>(&self, mem: &M, node: FdtNode<'a>) -> Result<Subtree<'a>, Fault> {
+    /// What a node says of its sub-blob; a node without an address is none of ours.
+    fn subtree<M: FrozenMem>(
+        &self,
+        mem: &M,
+        node: FdtNode<'a>,
+    ) -> Result<Option<Subtree<'a>>, Fault> {
         let at = self.at;
         let name = self.format.blob_property();
+        if fdt::property(node, name).is_none() {
+            return Ok(None);
+        }
         let addr = fdt::number(node, name).ok_or(Fault::Property { at, name })?;
         if addr == 0 {
             return Err(Fault::Null { at });
@@ -283,10 +285,10 @@ impl<'a> RootFdt<'a> {
         let addr = PhysAddr::new(addr);
         let size = self.blob_size(mem, node, addr)?;
         let range = PhysRange::new(addr, size).ok_or(Fault::NotRam { addr, size })?;
-        Ok(Subtree {
+        Ok(Some(Subtree {
             name: node.name(),
             range,
-        })
+        }))
     }
 
     /// The recorded size. A blob of v1 or v2 without one must be an FDT, which knows its own.
@@ -318,6 +320,6 @@ impl<'a> RootFdt<'a> {
     ) -> impl Iterator<Item = Subtree<'a>> + use<'a, M> {
         let root = *self;
         root.blob_nodes()
-            .filter_map(move |node| root.subtree(mem, node).ok())
+            .filter_map(move |node| root.subtree(mem, node).ok().flatten())
     }
 }

@@ -52,11 +52,11 @@ impl<'a, M: FrozenMem> Vmalloc<'a, M> {
             })?;
         let total = u64::from(self.descriptor.total_pages.get());
         let expected = total >> order.as_u32();
-        if total == 0 || expected << order.as_u32() != total {
+        if expected == 0 || expected << order.as_u32() != total {
             return Err(Fault::Mismatch {
                 at,
                 found: total,
-                expected: expected.max(1) << order.as_u32(),
+                expected: total.checked_next_multiple_of(order.pages()).unwrap_or(0),
             });
         }
         let capacity = chunk_capacity(self.page) as u64;

@@ -3,10 +3,11 @@
 use alloc::vec::Vec;
 use core::marker::PhantomData;
 
-use kho_abi::block::{BlockHeader, MAX_BLOCKS, capacity};
-use kho_hal::{Order, PageAlloc, PhysAddr, PhysMem};
+use kho_abi::block::{BlockHeader, MAX_BLOCKS, capacity, fits_a_block};
+use kho_hal::{PageAlloc, PhysAddr, PhysMem};
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
+use crate::outgoing::page::{free_page, new_page};
 use crate::outgoing::split::Nodes;
 use crate::{OutgoingError, Tracker};
 
@@ -55,6 +56,7 @@ impl<T: FromZeros + IntoBytes + Immutable> BlockSet<T> {
         tracker: &Tracker<'_, M, A, N>,
         len: usize,
     ) -> Result<(), OutgoingError> {
+        const { assert!(fits_a_block(size_of::<T>())) };
         let capacity = capacity(size_of::<T>(), tracker.page_size());
         let blocks = len.div_ceil(capacity);
         if blocks > MAX_BLOCKS {
@@ -62,67 +64,83 @@ impl<T: FromZeros + IntoBytes + Immutable> BlockSet<T> {
             return Err(OutgoingError::TooMany { max });
         }
         let before = self.blocks.len();
+        if len < self.len {
+            // The last block that stays becomes the last; only then are the others freed.
+            Self::link(
+                tracker,
+                self.blocks.get(..blocks).unwrap_or_default(),
+                capacity,
+                len,
+            )?;
+            self.len = len;
+            Self::free(tracker, &mut self.blocks, blocks);
+            return Ok(());
+        }
         let mut grow = || {
             while self.blocks.len() < blocks {
-                let (block, _) = tracker.alloc_preserved(tracker.page_size().bytes())?;
-                self.blocks.push(block);
+                self.blocks.push(new_page(tracker)?);
             }
             // Blocks come zeroed, but an entry that was cut off earlier has left its bytes.
-            let reused = self.len..len.min(before * capacity);
-            for index in reused {
+            for index in self.len..len.min(before * capacity) {
                 let place = Self::place(&self.blocks, index, capacity)?;
                 tracker.mem().write(place, T::new_zeroed().as_bytes())?;
             }
-            Self::link(
-                tracker,
-                &self.blocks,
-                before.saturating_sub(1),
-                capacity,
-                len,
-            )
+            // From the last to the first, so that the chain grows in one step.
+            for used in (before.max(1)..=blocks).rev() {
+                Self::link_one(tracker, &self.blocks, used - 1, capacity, len)?;
+            }
+            Ok(())
         };
         if let Err(error) = grow() {
-            let _ = Self::cut(tracker, &mut self.blocks, before, capacity, self.len);
+            Self::free(tracker, &mut self.blocks, before);
             return Err(error);
         }
         self.len = len;
-        Self::cut(tracker, &mut self.blocks, blocks, capacity, len)
+        Ok(())
     }
 
-    /// Frees all blocks but the first `keep`, which hold `len` entries.
-    fn cut<M: PhysMem, A: PageAlloc, N: Nodes>(
+    /// Frees all blocks but the first `keep`.
+    fn free<M: PhysMem, A: PageAlloc, N: Nodes>(
         tracker: &Tracker<'_, M, A, N>,
         blocks: &mut Vec<PhysAddr>,
         keep: usize,
-        capacity: usize,
-        len: usize,
-    ) -> Result<(), OutgoingError> {
-        let spare = blocks.split_off(keep.min(blocks.len()));
-        let linked = Self::link(tracker, blocks, keep.saturating_sub(1), capacity, len);
-        for block in spare {
-            let _ = tracker.free_preserved(block, Order::ZERO);
+    ) {
+        for block in blocks.split_off(keep.min(blocks.len())) {
+            free_page(tracker, block);
         }
-        linked
     }
 
-    /// Writes the headers of the blocks from `first` on, for `len` entries in all.
+    /// Writes the header of the last of `blocks`, which hold `len` entries in all.
     fn link<M: PhysMem, A: PageAlloc, N: Nodes>(
         tracker: &Tracker<'_, M, A, N>,
         blocks: &[PhysAddr],
-        first: usize,
         capacity: usize,
         len: usize,
     ) -> Result<(), OutgoingError> {
-        for (i, &block) in blocks.iter().enumerate().skip(first) {
-            let next = blocks.get(i + 1).copied().unwrap_or_default();
-            let count = len.saturating_sub(i * capacity).min(capacity);
-            let header = BlockHeader {
-                next: next.as_u64().into(),
-                count: (count as u64).into(),
-            };
-            tracker.mem().write(block, header.as_bytes())?;
+        match blocks.len().checked_sub(1) {
+            Some(last) => Self::link_one(tracker, blocks, last, capacity, len),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Writes the header of block `i` of `blocks`, which hold `len` entries in all.
+    fn link_one<M: PhysMem, A: PageAlloc, N: Nodes>(
+        tracker: &Tracker<'_, M, A, N>,
+        blocks: &[PhysAddr],
+        i: usize,
+        capacity: usize,
+        len: usize,
+    ) -> Result<(), OutgoingError> {
+        let Some(&block) = blocks.get(i) else {
+            return Ok(());
+        };
+        let next = blocks.get(i + 1).copied().unwrap_or_default();
+        let count = len.saturating_sub(i * capacity).min(capacity);
+        let header = BlockHeader {
+            next: next.as_u64().into(),
+            count: (count as u64).into(),
+        };
+        Ok(tracker.mem().write(block, header.as_bytes())?)
     }
 
     /// Writes entry `index`.

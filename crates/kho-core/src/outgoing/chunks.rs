@@ -111,7 +111,7 @@ impl<'x, M: PhysMem, A: PageAlloc> ChunkWriter<'x, M, A> {
         let at = self.new_bitmap()?;
         let bits = self.bitmaps.bytes(self.page) as u64 * 8;
         let entry = ChunkEntry {
-            phys_start: (index * bits << (self.page.shift() + order.as_u32())).into(),
+            phys_start: ((index * bits) << (self.page.shift() + order.as_u32())).into(),
             bitmap: at.as_u64().into(),
         };
         self.add_entry(order, entry)?;

@@ -66,11 +66,16 @@ pub enum OutgoingError {
     },
     /// No handler, or no file-lifecycle-bound object, goes by the name that a file asks for.
     NoHandler,
-    /// The file is preserved already, in this session or another; or the state tree is finalized.
+    /// The file is preserved already, in this session or another; or the state tree or LUO is frozen.
     Busy,
     /// Scratch areas overlap, or one does not fit the address space.
     BadScratch {
         /// The offending area's start.
+        addr: PhysAddr,
+    },
+    /// A page is preserved in two folios of different orders.
+    Overlap {
+        /// The first byte of the second.
         addr: PhysAddr,
     },
     /// The generation has no sub-blobs, and there is one.
@@ -107,13 +112,14 @@ impl fmt::Display for OutgoingError {
             }
             Self::TooMany { max } => write!(f, "the format allows {max} at most"),
             Self::NoHandler => f.write_str("no handler goes by this name"),
-            Self::Busy => f.write_str("the file is preserved already, or the tree finalized"),
+            Self::Busy => f.write_str("the file is preserved already, or all is frozen"),
             Self::BadScratch { addr } => {
                 write!(
                     f,
                     "the scratch area at {addr} overlaps another or does not fit"
                 )
             }
+            Self::Overlap { addr } => write!(f, "{addr} is preserved under two orders"),
             Self::Nested => f.write_str("the generation has no sub-blobs, and there is one"),
             Self::Refused(code) => write!(f, "a callback refused with {code}"),
         }

@@ -32,16 +32,27 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Outgoing<'s, M, A, N> {
     ///
     /// # Errors
     /// [`OutgoingError::Alloc`] and those of [`Tracker::preserve_folio`], for the page of the root
-    /// description.
+    /// description. The tracker's pages are freed then.
     pub fn new(tracker: Tracker<'s, M, A, N>) -> Result<Self, OutgoingError> {
-        let (fdt, _) = tracker.alloc_preserved(tracker.page_size().bytes())?;
+        let fdt = match tracker.alloc_preserved(tracker.page_size().bytes()) {
+            Ok((fdt, _)) => fdt,
+            Err(error) => {
+                tracker.destroy();
+                return Err(error);
+            }
+        };
         let outgoing = Self {
             tracker,
             fdt,
             blobs: SpinMutex::new(Vec::new()),
         };
-        outgoing.describe(&[])?;
-        Ok(outgoing)
+        match outgoing.describe(&[]) {
+            Ok(()) => Ok(outgoing),
+            Err(error) => {
+                outgoing.destroy();
+                Err(error)
+            }
+        }
     }
 
     /// Which memory survives.
@@ -139,15 +150,25 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Outgoing<'s, M, A, N> {
 
     /// Makes the handover ready, in the newest generation. `scratch_array` is where the list of
     /// scratch areas is put: inside one of them, apart from the next image, 16 bytes an area.
+    /// `participants`, such as LUO, are frozen in order.
     ///
-    /// The result borrows `self` exclusively, so nothing can change while it exists; dropping it,
-    /// or [`Finalized::abort`], opens the handover again.
+    /// The result borrows everything exclusively, so nothing can change while it exists; dropping
+    /// it, or [`Finalized::abort`], unfreezes the participants in reverse and opens the handover
+    /// again.
     ///
     /// # Errors
-    /// [`OutgoingError::BadScratch`] if areas overlap, or `scratch_array` is not in one.
-    pub fn finalize(&mut self, scratch_array: PhysAddr) -> Result<Finalized<'_, A>, OutgoingError> {
-        let fdt_size = self.tracker.page_size().bytes();
-        self.finalized(scratch_array, self.fdt, fdt_size, Vec::new())
+    /// What a participant returns; [`OutgoingError::BadScratch`] if areas overlap, or
+    /// `scratch_array` is not in one; [`OutgoingError::Overlap`] if a page is preserved under two
+    /// orders. Then the handover is open as before.
+    pub fn finalize<'o>(
+        &'o mut self,
+        scratch_array: PhysAddr,
+        participants: Participants<'o, Tracker<'s, M, A, N>>,
+    ) -> Result<Finalized<'o, Tracker<'s, M, A, N>, A>, OutgoingError> {
+        let mut finalized = self.begin(scratch_array, participants)?;
+        finalized.boot.fdt_addr = self.fdt;
+        finalized.boot.fdt_size = self.tracker.page_size().bytes();
+        Ok(finalized)
     }
 
     /// As [`Outgoing::finalize`], in any generation of the format; a second description and a
@@ -160,65 +181,71 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Outgoing<'s, M, A, N> {
     /// # Errors
     /// As [`Outgoing::finalize`]; [`OutgoingError::Nested`] for a sub-blob in a generation without
     /// them; [`OutgoingError::Full`], [`OutgoingError::Name`], [`OutgoingError::Alloc`].
-    pub fn finalize_as(
-        &mut self,
+    pub fn finalize_as<'o>(
+        &'o mut self,
         generation: Generation,
         scratch_array: PhysAddr,
+        participants: Participants<'o, Tracker<'s, M, A, N>>,
         state: &StateTree,
-    ) -> Result<Finalized<'_, A>, OutgoingError> {
-        let tree = self.tracker.tree();
-        let page = self.tracker.page_size();
+    ) -> Result<Finalized<'o, Tracker<'s, M, A, N>, A>, OutgoingError> {
+        let mut finalized = self.begin(scratch_array, participants)?;
         let blobs = self.blobs.lock();
         if generation.is_nested() && !blobs.is_empty() {
             return Err(OutgoingError::Nested);
         }
-        let blobs_as_contents = blobs
-            .iter()
-            .map(|blob| (blob.name.as_str(), Content::Blob(blob.range)));
         let nodes = state
             .nodes()
             .map(|(name, node)| (name, Content::State(node)));
+        let blobs = blobs.iter().rev();
+        let blobs = blobs.map(|blob| (blob.name.as_str(), Content::Blob(blob.range)));
         let written = Writer {
             mem: self.tracker.mem(),
             alloc: self.tracker.page_alloc(),
-            page,
+            page: self.tracker.page_size(),
             generation,
-            source: &tree,
+            source: &self.tracker.tree(),
             replaced: Some(Folio {
                 addr: self.fdt,
                 order: Order::ZERO,
             }),
             added: Vec::new(),
-            contents: blobs_as_contents.rev().chain(nodes).collect(),
+            contents: blobs.chain(nodes).collect(),
             pages: Vec::new(),
         }
         .write()?;
-        drop(blobs);
-        self.finalized(scratch_array, written.fdt, written.fdt_size, written.pages)
+        finalized.pages = written.pages;
+        finalized.boot.fdt_addr = written.fdt;
+        finalized.boot.fdt_size = written.fdt_size;
+        Ok(finalized)
     }
 
-    fn finalized(
-        &mut self,
+    /// Freezes the participants, checks the tree, and writes the scratch areas down.
+    fn begin<'o>(
+        &'o self,
         scratch_array: PhysAddr,
-        fdt_addr: PhysAddr,
-        fdt_size: u64,
-        pages: Vec<(PhysAddr, Order)>,
-    ) -> Result<Finalized<'_, A>, OutgoingError> {
-        let areas = self.tracker.scratch();
-        let alloc = self.tracker.page_alloc();
-        // From here on dropping it frees the pages, also on an error.
+        participants: Participants<'o, Tracker<'s, M, A, N>>,
+    ) -> Result<Finalized<'o, Tracker<'s, M, A, N>, A>, OutgoingError> {
+        // From here on dropping it undoes what was done, also on an error.
         let mut finalized = Finalized {
             boot: BootData {
-                fdt_addr,
-                fdt_size,
+                fdt_addr: PhysAddr::new(0),
+                fdt_size: 0,
                 scratch_addr: scratch_array,
                 scratch_size: 0,
             },
-            alloc,
-            pages,
+            tracker: &self.tracker,
+            alloc: self.tracker.page_alloc(),
+            participants,
+            frozen: 0,
+            pages: Vec::new(),
         };
+        for participant in finalized.participants.iter_mut() {
+            participant.freeze(&self.tracker)?;
+            finalized.frozen += 1;
+        }
+        self.tracker.check_disjoint()?;
         finalized.boot.scratch_size =
-            write_scratch_array(self.tracker.mem(), scratch_array, areas)?;
+            write_scratch_array(self.tracker.mem(), scratch_array, self.tracker.scratch())?;
         Ok(finalized)
     }
 
@@ -243,31 +270,62 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Outgoing<'s, M, A, N> {
     }
 }
 
+/// Somebody who has something to do when a handover is made ready: LUO, for one. `T` is the
+/// [`Tracker`].
+pub trait Participant<T> {
+    /// Brings what is handed over up to date for the last time.
+    ///
+    /// # Errors
+    /// Any: the participant is not frozen then, and the handover does not take place.
+    fn freeze(&mut self, tracker: &T) -> Result<(), OutgoingError>;
+
+    /// Undoes [`Participant::freeze`].
+    fn unfreeze(&mut self, tracker: &T);
+}
+
+/// Who takes part in a handover, in the order in which they are frozen.
+pub type Participants<'o, T> = &'o mut [&'o mut dyn Participant<T>];
+
 /// A handover that is ready: the successor can be started.
-#[derive(Debug)]
 #[must_use = "dropping it opens the handover again"]
-pub struct Finalized<'o, A: PageAlloc> {
+pub struct Finalized<'o, T, A: PageAlloc> {
     boot: BootData,
+    tracker: &'o T,
     alloc: &'o A,
+    participants: Participants<'o, T>,
+    /// How many participants are frozen.
+    frozen: usize,
     /// What was written for this handover only.
     pages: Vec<(PhysAddr, Order)>,
 }
 
-impl<A: PageAlloc> Finalized<'_, A> {
+impl<T, A: PageAlloc> core::fmt::Debug for Finalized<'_, T, A> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Finalized")
+            .field("boot", &self.boot)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T, A: PageAlloc> Finalized<'_, T, A> {
     /// Opens the handover again.
     pub fn abort(self) {}
 
-    /// What the successor must be told. It is for the code that jumps.
+    /// What the successor must be told. It is for the code that jumps: participants stay frozen.
     pub fn hand_over(mut self) -> BootData {
         self.pages.clear();
+        self.frozen = 0;
         self.boot
     }
 }
 
-impl<A: PageAlloc> Drop for Finalized<'_, A> {
+impl<T, A: PageAlloc> Drop for Finalized<'_, T, A> {
     fn drop(&mut self) {
         for &(page, order) in &self.pages {
             self.alloc.free(page, order);
+        }
+        for participant in self.participants.iter_mut().take(self.frozen).rev() {
+            participant.unfreeze(self.tracker);
         }
     }
 }

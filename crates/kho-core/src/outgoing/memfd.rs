@@ -42,8 +42,8 @@ impl Preserved {
 /// Preserves the folios of `file` and describes it.
 ///
 /// # Errors
-/// [`OutgoingError::BadRange`] for unknown seals, a folio of 2^52 pages up, or folios that do not
-/// ascend, and those of [`Tracker::preserve_folio`] and [`vmalloc::preserve`]. Then nothing is
+/// [`OutgoingError::TooMany`] for unknown seals; [`OutgoingError::BadRange`] for a folio at address 0
+/// or from page 2^52 on, and for folios that do not ascend or lie beyond the end; and those of [`Tracker::preserve_folio`] and [`vmalloc::preserve`]. Then nothing is
 /// preserved that was not before.
 pub fn preserve<M: PhysMem, A: PageAlloc, N: Nodes>(
     tracker: &Tracker<'_, M, A, N>,
@@ -81,10 +81,10 @@ pub fn unpreserve<M: PhysMem, A: PageAlloc, N: Nodes>(
             return Err(OutgoingError::NotPreserved { addr, order });
         }
     }
+    tracker.free_preserved(preserved.descriptor, Order::ZERO)?;
     if let Some(list) = &preserved.list {
         free_array(tracker, list)?;
     }
-    tracker.free_preserved(preserved.descriptor, Order::ZERO)?;
     for (_, folio) in file.folios {
         let _ = tracker.unpreserve_folio(folio.addr, folio.order);
     }
@@ -122,7 +122,8 @@ fn entries<M: PhysMem, A: PageAlloc, N: Nodes>(
     let end = file.size.div_ceil(page.bytes());
     let mut next = 0;
     let entry = |(index, folio): &(u64, Folio)| {
-        if *index < next || *index >= end {
+        // Page 0 would be read as a hole.
+        if *index < next || *index >= end || folio.addr.as_u64() == 0 {
             return Err(bad(folio));
         }
         next = index.saturating_add(folio.order.pages());

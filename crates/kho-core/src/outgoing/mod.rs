@@ -27,6 +27,8 @@ pub mod memfd;
 #[cfg(feature = "alloc")]
 pub mod metadata;
 #[cfg(feature = "alloc")]
+mod page;
+#[cfg(feature = "alloc")]
 pub mod reserve_mem;
 mod scratch;
 mod split;
@@ -39,7 +41,7 @@ pub mod vmalloc;
 pub use block::BlockSet;
 pub use error::OutgoingError;
 #[cfg(feature = "alloc")]
-pub use handover::{Finalized, Outgoing};
+pub use handover::{Finalized, Outgoing, Participant, Participants};
 pub use scratch::{
     Placement, Reserved, ScratchSizes, ScratchSyntax, find_hole, write_scratch_array,
 };

@@ -1,7 +1,8 @@
 //! Handing on named reserved regions, as Linux's `reserve_mem=` takes them.
 
+use kho_abi::NameError;
 use kho_abi::fdt::COMPATIBLE as COMPATIBLE_PROPERTY;
-use kho_abi::memblock::{COMPATIBLE, MAX_REGIONS, NODE, REGION_COMPATIBLE, SIZE, START};
+use kho_abi::memblock::{COMPATIBLE, MAX_NAME, MAX_REGIONS, NODE, REGION_COMPATIBLE, SIZE, START};
 use kho_hal::{PageAlloc, PhysMem};
 
 use crate::incoming::Region;
@@ -11,10 +12,10 @@ use crate::outgoing::{Outgoing, OutgoingError, description};
 /// Preserves `regions` and adds the sub-blob `memblock` that names them. Their bounds are
 /// page-aligned; their names are distinct.
 ///
-/// Linux takes 15 bytes of a name, the tree 31.
+/// Without regions there is no sub-blob.
 ///
 /// # Errors
-/// [`OutgoingError::Name`], [`OutgoingError::Exists`] for an equal name,
+/// [`OutgoingError::Name`] (1 to 15 bytes), [`OutgoingError::Exists`] for an equal name,
 /// [`OutgoingError::TooMany`] above 8 regions, and those of [`crate::Tracker::preserve_pages`] and
 /// [`Outgoing::add_blob`]. Then nothing is preserved that was not before.
 pub fn publish<M: PhysMem, A: PageAlloc, N: Nodes>(
@@ -25,8 +26,14 @@ pub fn publish<M: PhysMem, A: PageAlloc, N: Nodes>(
         let max = MAX_REGIONS as u64;
         return Err(OutgoingError::TooMany { max });
     }
+    if regions.is_empty() {
+        return Ok(());
+    }
     for (i, region) in regions.iter().enumerate() {
         description::check_name(region.name)?;
+        if region.name.len() > MAX_NAME {
+            return Err(NameError { max: MAX_NAME }.into());
+        }
         if regions
             .iter()
             .take(i)

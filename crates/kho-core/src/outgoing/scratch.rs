@@ -95,7 +95,9 @@ fn bytes(text: &str) -> Option<u64> {
         (at, 't' | 'T') => (text.get(..at)?, 40),
         (at, 'p' | 'P') => (text.get(..at)?, 50),
         // In a hexadecimal number a final e is a digit.
-        (at, 'e' | 'E') if !text.starts_with("0x") => (text.get(..at)?, 60),
+        (at, 'e' | 'E') if !text.starts_with("0x") && !text.starts_with("0X") => {
+            (text.get(..at)?, 60)
+        }
         _ => (text, 0),
     };
     let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
@@ -267,7 +269,7 @@ mod tests {
         };
         assert_eq!("16M,0x10,010k".parse(), explicit(16 << 20, 16, 8 << 10));
         assert_eq!("0,0,1E".parse(), explicit(0, 0, 1 << 60));
-        assert_eq!("0x1e,1,1".parse(), explicit(0x1e, 1, 1));
+        assert_eq!("0x1e,0X1E,1".parse(), explicit(0x1e, 0x1e, 1));
         assert_eq!("0%".parse(), Ok(ScratchSizes::Scale { percent: 0 }));
         assert_eq!(
             "4294967295%".parse(),

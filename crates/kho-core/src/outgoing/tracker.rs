@@ -18,6 +18,8 @@ use crate::OutgoingError;
 use crate::outgoing::chunks::set_bits;
 use crate::outgoing::split::{Nodes, OneNode, blocks};
 #[cfg(feature = "alloc")]
+use crate::runs::Runs;
+#[cfg(feature = "alloc")]
 use crate::tree::Run;
 use crate::tree::{Shared, Tree};
 
@@ -104,7 +106,7 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
     /// Preserves the folio of `order` at `addr`, to be taken over as one folio.
     ///
     /// A page preserved under two different orders is not noticed here, as that would cost a
-    /// look-up for each order; the successor's check refuses it.
+    /// look-up for each order; it is when the handover is finalized.
     ///
     /// # Errors
     /// [`OutgoingError::Key`] (misaligned, order too large), [`OutgoingError::InScratch`],
@@ -191,7 +193,18 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
     /// not, and then nothing is undone.
     pub fn unpreserve_pages(&self, range: PhysRange) -> Result<(), OutgoingError> {
         self.check_pages_preserved(range)?;
-        self.drop_blocks(range, range.end());
+        for (addr, order) in blocks(range, self.page, &self.nodes) {
+            if let Err(error) = self.unpreserve_folio(addr, order) {
+                // Another CPU was faster with this one; the others stay as they were.
+                for (done, order) in blocks(range, self.page, &self.nodes) {
+                    if done >= addr {
+                        break;
+                    }
+                    let _ = self.preserve_folio(done, order);
+                }
+                return Err(error);
+            }
+        }
         Ok(())
     }
 
@@ -251,6 +264,21 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
     /// Frees the tree's pages. What was preserved is forgotten.
     pub fn destroy(self) {
         self.free_node(self.root, radix::depth(self.page) - 1);
+    }
+
+    /// Checks that no page is in two folios.
+    #[cfg(feature = "alloc")]
+    pub(crate) fn check_disjoint(&self) -> Result<(), OutgoingError> {
+        let mut runs = Runs::new(self.tree(), PhysAddr::new(0))?;
+        let mut end = PhysAddr::new(0);
+        while let Some(run) = runs.try_next()? {
+            if run.range.start() < end {
+                let addr = run.range.start();
+                return Err(OutgoingError::Overlap { addr });
+            }
+            end = run.range.end();
+        }
+        Ok(())
     }
 
     fn check_range(&self, range: PhysRange) -> Result<(), OutgoingError> {

@@ -15,7 +15,7 @@ use crate::{OutgoingError, Tracker};
 /// Returns the descriptor for the user's own structure.
 ///
 /// # Errors
-/// [`OutgoingError::BadRange`] for no group at all or an order that is too large,
+/// [`OutgoingError::BadRange`] for no group at all, one at address 0, or an order too large,
 /// [`OutgoingError::TooMany`] above 2^32 - 1 pages, and those of [`Tracker::preserve_pages`] and
 /// [`Tracker::alloc_preserved`]. Then nothing is preserved that was not before.
 pub fn preserve<M: PhysMem, A: PageAlloc, N: Nodes>(
@@ -36,7 +36,8 @@ pub fn preserve<M: PhysMem, A: PageAlloc, N: Nodes>(
             order: (order.as_u32() as u16).into(),
         },
     };
-    if groups.is_empty() {
+    // In the list, address 0 is its end.
+    if groups.is_empty() || groups.contains(&PhysAddr::new(0)) {
         return Err(OutgoingError::BadRange {
             range: PhysRange::default(),
         });

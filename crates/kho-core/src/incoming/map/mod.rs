@@ -9,9 +9,9 @@ use kho_hal::{FrozenMem, Order, PageSize, PhysAddr};
 
 use crate::incoming::ascending::ascending;
 use crate::incoming::places::{Ram, Scratch};
-use crate::incoming::runs::Runs;
 use crate::incoming::{Fault, Folio};
-use crate::tree::{Frozen, LeafCache, Run, Tree, Wraps};
+use crate::runs::{Runs, RunsByOrder};
+use crate::tree::{Frozen, LeafCache, Run, Tree, Wraps, all_orders};
 use list::{Header, List};
 
 /// The map, before and after it is checked.
@@ -21,6 +21,8 @@ pub(crate) struct Map<'a, M> {
     page: PageSize,
     /// Bit `o`: there may be folios of order `o`. All ones until the folios were looked through.
     orders: u64,
+    /// Number of folios, once they were looked through.
+    folios: u64,
 }
 
 #[derive(Debug)]
@@ -45,15 +47,6 @@ impl<M> Clone for Kind<'_, M> {
 
 impl<M> Copy for Kind<'_, M> {}
 
-/// What makes the next run of an order cheap to find. One is kept for all orders, as one of them
-/// is usually asked for many times in a row.
-#[derive(Debug)]
-pub(crate) struct Cache<'a>(LeafCache<'a, u64>);
-
-impl Cache<'_> {
-    pub(crate) const EMPTY: Self = Self(LeafCache::EMPTY);
-}
-
 impl<'a, M: FrozenMem> Map<'a, M> {
     pub(crate) fn new(mem: &'a M, page: PageSize, generation: Generation, start: PhysAddr) -> Self {
         let list = |header, bitmaps| Kind::List(List::new(mem, page, start, header, bitmaps));
@@ -71,6 +64,7 @@ impl<'a, M: FrozenMem> Map<'a, M> {
             kind,
             page,
             orders: u64::MAX,
+            folios: u64::MAX,
         }
     }
 
@@ -81,6 +75,11 @@ impl<'a, M: FrozenMem> Map<'a, M> {
 
     pub(crate) fn page(&self) -> PageSize {
         self.page
+    }
+
+    /// Number of folios in a checked map.
+    pub(crate) fn folios(&self) -> u64 {
+        self.folios
     }
 
     /// Checks the map's own memory: RAM, outside scratch, each piece reached once. Says nothing of
@@ -105,7 +104,7 @@ impl<'a, M: FrozenMem> Map<'a, M> {
         scratch: &Scratch<'_>,
     ) -> Result<(), Fault> {
         let mut runs = Runs::new(*self, PhysAddr::new(0))?;
-        let mut present = 0;
+        let (mut present, mut folios) = (0, 0);
         let mut end = PhysAddr::new(0);
         while let Some(run) = runs.try_next()? {
             let start = run.range.start();
@@ -115,8 +114,9 @@ impl<'a, M: FrozenMem> Map<'a, M> {
             end = run.range.end();
             scratch.refuse(ram.range(start, run.range.size())?)?;
             present |= 1 << run.order.as_u32();
+            folios += run.range.size() >> (self.page.shift() + run.order.as_u32());
         }
-        self.orders = present;
+        (self.orders, self.folios) = (present, folios);
         Ok(())
     }
 
@@ -163,27 +163,6 @@ impl<'a, M: FrozenMem> Map<'a, M> {
         }
     }
 
-    /// The orders that there may be folios of, ascending.
-    pub(crate) fn orders(&self) -> impl DoubleEndedIterator<Item = Order> + use<M> {
-        let orders = self.orders;
-        crate::tree::all_orders(self.page).filter(move |order| orders >> order.as_u32() & 1 != 0)
-    }
-
-    /// The first run of folios of `order` that starts at or after `from`, or that contains it.
-    /// `place` is where the last run of this order was found, 0 at first.
-    pub(crate) fn next_run(
-        &self,
-        order: Order,
-        from: PhysAddr,
-        place: &mut u64,
-        cache: &mut Cache<'a>,
-    ) -> Result<Option<Run>, Fault> {
-        match &self.kind {
-            Kind::Tree(tree) => Ok(tree.next_run(order, from, &mut cache.0)?),
-            Kind::List(list) => list.next_run(order, from, place),
-        }
-    }
-
     /// The folio that contains `addr`, whatever its order.
     pub(crate) fn folio_containing(&self, addr: PhysAddr) -> Result<Option<Folio>, Fault> {
         let tree = match &self.kind {
@@ -208,6 +187,33 @@ impl<'a, M: FrozenMem> Map<'a, M> {
         Ok(folio
             .filter(|folio| folio.addr == addr)
             .map(|folio| folio.order))
+    }
+}
+
+impl<'a, M: FrozenMem> RunsByOrder for Map<'a, M> {
+    type Cache = LeafCache<'a, u64>;
+    type Error = Fault;
+
+    fn new_cache() -> Self::Cache {
+        LeafCache::EMPTY
+    }
+
+    fn orders(&self) -> impl DoubleEndedIterator<Item = Order> {
+        let orders = self.orders;
+        all_orders(self.page).filter(move |order| orders >> order.as_u32() & 1 != 0)
+    }
+
+    fn next_run(
+        &self,
+        order: Order,
+        from: PhysAddr,
+        place: &mut u64,
+        cache: &mut Self::Cache,
+    ) -> Result<Option<Run>, Fault> {
+        match &self.kind {
+            Kind::Tree(tree) => Ok(tree.next_run(order, from, cache)?),
+            Kind::List(list) => list.next_run(order, from, place),
+        }
     }
 }
 

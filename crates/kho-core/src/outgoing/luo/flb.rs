@@ -8,7 +8,7 @@ use kho_abi::luo::{LuoFlbHeaderSer, LuoFlbSer, max_flbs};
 use kho_hal::{PageAlloc, PageSize, PhysAddr, PhysMem};
 use zerocopy::IntoBytes;
 
-use super::{free_page, new_page};
+use crate::outgoing::page::{free_page, new_page};
 use crate::outgoing::split::Nodes;
 use crate::outgoing::{OutgoingError, Tracker};
 

@@ -26,11 +26,11 @@ use alloc::collections::{BTreeMap, BTreeSet};
 
 use kho_abi::Name;
 use kho_abi::luo::{COMPATIBLE, LuoSer, LuoSessionSer, NODE};
-use kho_hal::{Order, PageAlloc, PhysAddr, PhysMem};
+use kho_hal::{PageAlloc, PhysAddr, PhysMem};
 use zerocopy::IntoBytes;
 
 use crate::outgoing::split::Nodes;
-use crate::outgoing::{BlockSet, Outgoing, OutgoingError, Tracker};
+use crate::outgoing::{BlockSet, Outgoing, OutgoingError, Participant, Tracker};
 
 pub use flb::Flb;
 use flb::Flbs;
@@ -87,6 +87,7 @@ pub struct Luo<T> {
     flbs: Flbs<T>,
     ser: PhysAddr,
     liveupdate_num: u64,
+    frozen: bool,
 }
 
 impl<T> core::fmt::Debug for Luo<T> {
@@ -115,6 +116,7 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Luo<Tracker<'s, M, A, N>> {
             flbs,
             ser: PhysAddr::default(),
             liveupdate_num: incoming_num.wrapping_add(1),
+            frozen: false,
         };
         let added = luo
             .ser()
@@ -129,19 +131,19 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Luo<Tracker<'s, M, A, N>> {
         Ok(luo)
     }
 
-    /// Removes the sub-blob and unpreserves all sessions, the last first.
-    ///
-    /// # Errors
-    /// [`OutgoingError::Unknown`] if `outgoing` is not the one it was made with; nothing is undone
-    /// then.
-    pub fn destroy(mut self, outgoing: &Outgoing<'s, M, A, N>) -> Result<(), OutgoingError> {
-        outgoing.remove_blob(NODE)?;
-        while let Some((_, session)) = self.sessions.pop_last() {
-            session.destroy(outgoing.tracker(), &mut self.flbs);
+    /// Removes the sub-blob from `outgoing`, which it was made with, and unpreserves all sessions,
+    /// the last first.
+    pub fn destroy(mut self, outgoing: &Outgoing<'s, M, A, N>) {
+        let tracker = outgoing.tracker();
+        if self.frozen {
+            self.unfreeze(tracker);
         }
-        self.session_blocks.resize(outgoing.tracker(), 0)?;
-        self.flbs.destroy(outgoing.tracker());
-        Ok(())
+        let _ = outgoing.remove_blob(NODE);
+        while let Some((_, session)) = self.sessions.pop_last() {
+            session.destroy(tracker, &mut self.flbs);
+        }
+        let _ = self.session_blocks.resize(tracker, 0);
+        self.flbs.destroy(tracker);
     }
 
     /// Registers an object that files can name.
@@ -165,13 +167,15 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Luo<Tracker<'s, M, A, N>> {
     /// Creates a session, with room in the description already set aside.
     ///
     /// # Errors
-    /// [`OutgoingError::Name`] (1 to 63 bytes), [`OutgoingError::Exists`], and those of
+    /// [`OutgoingError::Busy`] while frozen, [`OutgoingError::Name`] (1 to 63 bytes),
+    /// [`OutgoingError::Exists`], and those of
     /// [`BlockSet::resize`].
     pub fn create_session(
         &mut self,
         tracker: &Tracker<'s, M, A, N>,
         name: &str,
     ) -> Result<(), OutgoingError> {
+        self.refuse_frozen()?;
         let name = Name::new(name)?;
         if self.numbers.contains_key(&name) {
             return Err(OutgoingError::Exists);
@@ -187,12 +191,13 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Luo<Tracker<'s, M, A, N>> {
     /// Unpreserves all files of a session, the last first, and forgets it.
     ///
     /// # Errors
-    /// [`OutgoingError::Unknown`].
+    /// [`OutgoingError::Busy`] while frozen, [`OutgoingError::Unknown`].
     pub fn destroy_session(
         &mut self,
         tracker: &Tracker<'s, M, A, N>,
         name: &str,
     ) -> Result<(), OutgoingError> {
+        self.refuse_frozen()?;
         let name = Name::new(name).map_err(|_| OutgoingError::Unknown)?;
         let number = self.numbers.remove(&name).ok_or(OutgoingError::Unknown)?;
         let session = self
@@ -210,7 +215,7 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Luo<Tracker<'s, M, A, N>> {
     ///
     /// # Errors
     /// [`OutgoingError::Unknown`] session, [`OutgoingError::Exists`] for the token,
-    /// [`OutgoingError::Busy`] if the file is preserved in any session,
+    /// [`OutgoingError::Busy`] while frozen or if the file is preserved in any session,
     /// [`OutgoingError::NoHandler`] if it names an object that is not registered,
     /// [`OutgoingError::Name`], and whatever the callbacks return. The file is dropped then.
     pub fn preserve_file(
@@ -220,6 +225,7 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Luo<Tracker<'s, M, A, N>> {
         token: u64,
         file: Box<dyn LiveFile<Tracker<'s, M, A, N>>>,
     ) -> Result<(), OutgoingError> {
+        self.refuse_frozen()?;
         let session = Name::new(session)
             .ok()
             .and_then(|name| self.numbers.get(&name));
@@ -234,25 +240,6 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Luo<Tracker<'s, M, A, N>> {
         Ok(())
     }
 
-    /// Freezes all files and writes the sessions out. The result borrows `self`, so nothing can
-    /// change while it exists; dropping it, or [`Frozen::unfreeze`], undoes the freezing.
-    ///
-    /// # Errors
-    /// Whatever a file returns; then those that were frozen are unfrozen, in reverse.
-    pub fn freeze<'l>(
-        &'l mut self,
-        tracker: &'l Tracker<'s, M, A, N>,
-    ) -> Result<Frozen<'l, 's, M, A, N>, OutgoingError> {
-        let mut frozen = Frozen {
-            luo: self,
-            tracker,
-            sessions: 0,
-        };
-        // On an error `frozen` is dropped, which undoes what was done.
-        frozen.freeze()?;
-        Ok(frozen)
-    }
-
     /// The head of the description as it is while nothing is frozen: without sessions.
     fn ser(&self) -> Result<LuoSer, OutgoingError> {
         Ok(LuoSer {
@@ -261,6 +248,41 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Luo<Tracker<'s, M, A, N>> {
             sessions_pa: 0.into(),
             flbs_pa: self.flbs.page().as_u64().into(),
         })
+    }
+
+    /// Counts the sessions that are frozen in `frozen`.
+    fn freeze_sessions(
+        &mut self,
+        tracker: &Tracker<'s, M, A, N>,
+        frozen: &mut usize,
+    ) -> Result<(), OutgoingError> {
+        for session in self.sessions.values_mut() {
+            session.freeze(tracker)?;
+            *frozen += 1;
+        }
+        for (i, session) in self.sessions.values().enumerate() {
+            self.session_blocks.write(tracker, i, &session.ser())?;
+        }
+        self.flbs.write(tracker)?;
+        self.set_sessions_head(tracker, self.session_blocks.head())
+    }
+
+    /// Unfreezes the first `count` sessions, the last first.
+    fn unfreeze_first(&mut self, tracker: &Tracker<'s, M, A, N>, count: usize) {
+        // The description is only memory that was written a moment ago.
+        let _ = self.set_sessions_head(tracker, PhysAddr::new(0));
+        let _ = self.flbs.clear(tracker);
+        for session in self.sessions.values_mut().take(count).rev() {
+            session.unfreeze(tracker);
+        }
+    }
+
+    fn refuse_frozen(&self) -> Result<(), OutgoingError> {
+        if self.frozen {
+            Err(OutgoingError::Busy)
+        } else {
+            Ok(())
+        }
     }
 
     fn set_sessions_head(
@@ -275,67 +297,25 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Luo<Tracker<'s, M, A, N>> {
     }
 }
 
-/// Sessions that are frozen and written out.
-#[must_use = "dropping it unfreezes the files"]
-pub struct Frozen<'l, 's, M: PhysMem, A: PageAlloc, N: Nodes> {
-    luo: &'l mut Luo<Tracker<'s, M, A, N>>,
-    tracker: &'l Tracker<'s, M, A, N>,
-    /// How many sessions are frozen.
-    sessions: usize,
-}
-
-impl<M: PhysMem, A: PageAlloc, N: Nodes> core::fmt::Debug for Frozen<'_, '_, M, A, N> {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Frozen")
-            .field("sessions", &self.sessions)
-            .finish_non_exhaustive()
-    }
-}
-
-impl<M: PhysMem, A: PageAlloc, N: Nodes> Frozen<'_, '_, M, A, N> {
-    fn freeze(&mut self) -> Result<(), OutgoingError> {
-        for session in self.luo.sessions.values_mut() {
-            session.freeze(self.tracker)?;
-            self.sessions += 1;
+impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Participant<Tracker<'s, M, A, N>>
+    for Luo<Tracker<'s, M, A, N>>
+{
+    /// Freezes all files and writes the sessions out. Until they are unfrozen, sessions and files
+    /// stay as they are.
+    fn freeze(&mut self, tracker: &Tracker<'s, M, A, N>) -> Result<(), OutgoingError> {
+        self.refuse_frozen()?;
+        let mut frozen = 0;
+        let written = self.freeze_sessions(tracker, &mut frozen);
+        if written.is_err() {
+            self.unfreeze_first(tracker, frozen);
         }
-        for (i, session) in self.luo.sessions.values().enumerate() {
-            self.luo
-                .session_blocks
-                .write(self.tracker, i, &session.ser())?;
-        }
-        self.luo.flbs.write(self.tracker)?;
-        self.luo
-            .set_sessions_head(self.tracker, self.luo.session_blocks.head())
+        self.frozen = written.is_ok();
+        written
     }
 
-    /// Unfreezes the files, the last first.
-    pub fn unfreeze(self) {}
-
-    /// Leaves the files frozen: the successor is about to be started.
-    pub fn hand_over(self) {
-        core::mem::forget(self);
+    /// Unfreezes all files, the last first.
+    fn unfreeze(&mut self, tracker: &Tracker<'s, M, A, N>) {
+        self.unfreeze_first(tracker, self.sessions.len());
+        self.frozen = false;
     }
-}
-
-impl<M: PhysMem, A: PageAlloc, N: Nodes> Drop for Frozen<'_, '_, M, A, N> {
-    fn drop(&mut self) {
-        // The description is only memory that was written a moment ago.
-        let _ = self.luo.set_sessions_head(self.tracker, PhysAddr::new(0));
-        let _ = self.luo.flbs.clear(self.tracker);
-        for session in self.luo.sessions.values_mut().take(self.sessions).rev() {
-            session.unfreeze(self.tracker);
-        }
-    }
-}
-
-/// A zeroed, preserved page.
-fn new_page<M: PhysMem, A: PageAlloc, N: Nodes>(
-    tracker: &Tracker<'_, M, A, N>,
-) -> Result<PhysAddr, OutgoingError> {
-    Ok(tracker.alloc_preserved(tracker.page_size().bytes())?.0)
-}
-
-/// Frees what [`new_page`] gave.
-fn free_page<M: PhysMem, A: PageAlloc, N: Nodes>(tracker: &Tracker<'_, M, A, N>, page: PhysAddr) {
-    let _ = tracker.free_preserved(page, Order::ZERO);
 }
