@@ -324,3 +324,96 @@ fn wrong_usage_has_its_own_status() {
         Some(1)
     );
 }
+
+/// A chain of translations: what every generation shares stays as it was.
+#[test]
+fn converts_between_generations() {
+    for name in FIXTURES {
+        let original = json(&path(&format!("{name}.elf")));
+        let mut from = path(&format!("{name}.elf"));
+        for (i, to) in ["v3", "kho-v2", "v4"].into_iter().enumerate() {
+            let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{i}.elf"));
+            let args = ["--convert", to, "-o", out.to_str().unwrap()];
+            let output = inspect(&args, &from);
+            assert!(
+                output.status.success(),
+                "{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+            let found = json(&out);
+            assert!(
+                found["compatible"]
+                    .as_str()
+                    .unwrap()
+                    .ends_with(&to[to.len() - 2..])
+            );
+            let same = [
+                "arch",
+                "page_size",
+                "entry",
+                "scratch",
+                "folios_by_order",
+                "subtrees",
+            ];
+            let same = same
+                .into_iter()
+                .chain(["reserve_mem", "kexec_metadata", "luo"]);
+            for key in same.chain(["preserved_bytes"]) {
+                assert_covers(&found[key], &original[key], key);
+            }
+            assert_ne!(
+                found["preserved_memory_map"],
+                original["preserved_memory_map"]
+            );
+            from = out;
+        }
+        for i in 0..3 {
+            let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{i}.elf"));
+            std::fs::remove_file(out).unwrap();
+        }
+        // LUO's sub-blob is no device tree, and v1 has no room for its size.
+        let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("refused.elf");
+        let args = ["--convert", "v1-page", "-o", out.to_str().unwrap()];
+        let output = inspect(&args, &path(&format!("{name}.elf")));
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("no device tree"));
+        assert!(!out.exists());
+    }
+    let file = path("linux-7.3-x86_64.elf");
+    assert_eq!(inspect(&["--convert", "v3"], &file).status.code(), Some(2));
+    assert_eq!(
+        inspect(&["--convert", "v9", "-o", "x"], &file)
+            .status
+            .code(),
+        Some(2)
+    );
+}
+
+#[test]
+fn says_what_each_consumer_will_do() {
+    let file = path("linux-7.3-x86_64.elf");
+    let output = inspect(&["--json", "--preflight"], &file);
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let outcomes: Vec<_> = found["preflight"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|consumer| {
+            (
+                consumer["consumer"].as_str().unwrap(),
+                consumer["outcome"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        outcomes,
+        [
+            ("Linux 6.16, 6.17", "boots without it"),
+            ("Linux 6.18", "boots without it"),
+            ("Linux 6.19, 7.0", "boots without it"),
+            ("Linux 7.1", "boots without it"),
+            ("Linux 7.2, 7.3", "accepts"),
+            ("this library", "accepts"),
+        ]
+    );
+}

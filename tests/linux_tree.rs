@@ -26,7 +26,7 @@ const PAGE: PageSize = PageSize::Size4K;
 fn with_fixture(name: &str, test: impl Fn(&FrozenSim<'_>, &Incoming<'_, FrozenSim<'_>>)) {
     let mut image = ElfImage::parse(&read(&format!("{name}.elf"))).unwrap();
     let frozen = image.memory.freeze();
-    let boot = BootData::from_boot_params(&frozen, image.entry)
+    let (boot, _) = BootData::from_boot_params(&frozen, image.entry)
         .or_else(|_| BootData::from_device_tree(&frozen, image.entry))
         .unwrap();
     let machine = Machine::unknown(PAGE);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use kho::abi::radix;
 use kho::core::incoming::{Component, File, Incoming, Luo, Memfd};
+use kho::core::preflight::{self, Consumer};
 use kho::hal::{FrozenMem, PhysAddr, PhysRange};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -64,6 +65,28 @@ pub fn of<M: FrozenMem>(
         Component::Absent => Value::Null,
     };
     Ok(facts)
+}
+
+/// What each known consumer will do with the handover.
+pub fn preflight<M: FrozenMem>(incoming: &Incoming<'_, M>) -> Value {
+    let consumer = |consumer: Consumer| {
+        let verdicts = preflight::preflight(incoming, consumer);
+        let worst = verdicts.iter().map(|verdict| verdict.outcome).max();
+        let parts = verdicts.map(|verdict| {
+            json!({
+                "component": verdict.part.to_string(),
+                "outcome": verdict.outcome.to_string(),
+                "found": verdict.found.to_string(),
+                "expected": verdict.expected.to_string(),
+            })
+        });
+        json!({
+            "consumer": consumer.to_string(),
+            "outcome": worst.map(|outcome| outcome.to_string()),
+            "components": parts,
+        })
+    };
+    Consumer::ALL.map(consumer).into_iter().collect()
 }
 
 fn range(range: PhysRange) -> Value {

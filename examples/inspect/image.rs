@@ -4,11 +4,11 @@ use std::fs;
 
 use kho::core::BootData;
 use kho::core::incoming::{Fault, Incoming, IncomingError, Machine};
-use kho::hal::sim::{ElfImage, Machine as ElfMachine, SimMemory};
+use kho::hal::sim::{ElfImage, FrozenSim, Machine as ElfMachine, SimMemory};
 use kho::hal::{PageSize, PhysAddr};
 use serde_json::Value;
 
-use crate::{Options, facts};
+use crate::{Options, convert, facts};
 
 /// How the boot data is passed, by architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ struct Image {
     page_size: PageSize,
 }
 
-/// Everything there is to say of the handover in a file.
+/// Everything there is to say of the handover in a file. Converts it as well, if that is asked for.
 pub fn facts(options: &Options) -> Result<Value, String> {
     let file = fs::read(&options.path).map_err(|error| error.to_string())?;
     let mut image = if file.starts_with(b"\x7fELF") {
@@ -56,21 +56,41 @@ pub fn facts(options: &Options) -> Result<Value, String> {
         from_raw(&file, options)?
     };
     drop(file);
+    let (entry, arch) = (image.entry, image.arch);
     let memory = image.memory.freeze();
-    let boot = match image.arch {
-        Arch::X86_64 => BootData::from_boot_params(&memory, image.entry),
-        Arch::Aarch64 => BootData::from_device_tree(&memory, image.entry),
+    let boot = match arch {
+        Arch::X86_64 => BootData::from_boot_params(&memory, entry),
+        Arch::Aarch64 => BootData::from_device_tree(&memory, entry),
     };
-    let boot = boot.map_err(|error| error.to_string())?;
+    let (boot, place) = boot.map_err(|error| error.to_string())?;
     let machine = Machine {
         v1_bitmaps: options.v1_bitmaps,
         ..Machine::unknown(image.page_size)
     };
-    // Enough for most; the check says when it needs more.
-    let mut workspace = vec![0; 1 << 12];
-    let incoming = loop {
-        match Incoming::check(&memory, boot, machine, &mut workspace) {
-            Ok(incoming) => break incoming,
+    let mut workspace = Vec::new();
+    let incoming = check(&memory, boot, machine, &mut workspace)?;
+    if let Some((to, path)) = &options.convert {
+        let core = convert::core(&memory, &incoming, *to, place, (arch, entry))?;
+        fs::write(path, core).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    let mut facts = facts::of(&memory, &incoming, arch, entry)?;
+    if options.preflight {
+        facts["preflight"] = facts::preflight(&incoming);
+    }
+    Ok(facts)
+}
+
+/// Checks a handover with as much workspace as it needs.
+fn check<'a>(
+    memory: &'a FrozenSim<'a>,
+    boot: BootData,
+    machine: Machine<'_>,
+    workspace: &mut Vec<u64>,
+) -> Result<Incoming<'a, FrozenSim<'a>>, String> {
+    workspace.resize(1 << 12, 0);
+    loop {
+        match Incoming::check(memory, boot, machine, workspace) {
+            Ok(incoming) => return Ok(incoming),
             Err(IncomingError {
                 fault: Fault::Workspace { words },
                 ..
@@ -79,8 +99,7 @@ pub fn facts(options: &Options) -> Result<Value, String> {
             }
             Err(error) => return Err(error.to_string()),
         }
-    };
-    facts::of(&memory, &incoming, image.arch, image.entry)
+    }
 }
 
 fn from_elf(file: &[u8], options: &Options) -> Result<Image, String> {

@@ -1,9 +1,15 @@
 //! Shows the handover in an image of a machine's memory.
 //!
 //! ```text
-//! inspect [--json] [--page-size BYTES] [--v1-bitmaps small|page] FILE.elf
-//! inspect [--json] [--page-size BYTES] --arch x86_64|aarch64 --entry ADDR [--base ADDR] RAM-FILE
+//! inspect [OPTIONS] FILE.elf
+//! inspect [OPTIONS] --arch x86_64|aarch64 --entry ADDR [--base ADDR] RAM-FILE
 //! inspect [--json] /sys/kernel/debug/kho
+//!
+//!   --json                     one JSON object instead of text
+//!   --page-size BYTES          the predecessor's page size: 4096, 16384 or 65536
+//!   --v1-bitmaps small|page    what kho-v1 does not say: 6.16 and 6.17, or 6.18 to 7.0
+//!   --preflight                what each known consumer will do with it
+//!   --convert GENERATION -o F  write it in another generation, as a core file
 //! ```
 //!
 //! An ELF core names entry address, architecture and page size itself. For a raw RAM file they are
@@ -17,6 +23,7 @@
     reason = "serde_json indexes objects by name, which inserts"
 )]
 
+mod convert;
 mod debugfs;
 mod facts;
 mod image;
@@ -27,16 +34,23 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use kho::abi::chunk::V1Bitmaps;
+use kho::abi::fdt::Generation;
 use kho::hal::{PageSize, PhysAddr};
 use serde_json::Value;
 
 use crate::image::Arch;
 
 const USAGE: &str = "\
-usage: inspect [--json] [--page-size BYTES] [--v1-bitmaps small|page] FILE.elf
-       inspect [--json] [--page-size BYTES] --arch x86_64|aarch64 --entry ADDR
-               [--base ADDR] RAM-FILE
-       inspect [--json] /sys/kernel/debug/kho";
+usage: inspect [OPTIONS] FILE.elf
+       inspect [OPTIONS] --arch x86_64|aarch64 --entry ADDR [--base ADDR] RAM-FILE
+       inspect [--json] /sys/kernel/debug/kho
+
+  --json                     one JSON object instead of text
+  --page-size BYTES          the predecessor's page size: 4096, 16384 or 65536
+  --v1-bitmaps small|page    what kho-v1 does not say: 6.16 and 6.17, or 6.18 to 7.0
+  --preflight                what each known consumer will do with it
+  --convert GENERATION -o F  write it in another generation, as a core file:
+                             sketch, series-v5, v1-small, v1-page, v2, v3 or v4";
 
 /// What the command line says.
 #[derive(Debug, Default)]
@@ -47,6 +61,9 @@ struct Options {
     entry: Option<PhysAddr>,
     base: Option<PhysAddr>,
     v1_bitmaps: Option<V1Bitmaps>,
+    preflight: bool,
+    /// Which generation to convert to, and the core file to write.
+    convert: Option<(Generation, PathBuf)>,
     path: PathBuf,
 }
 
@@ -93,10 +110,13 @@ fn print(facts: &Value, json: bool) {
 fn parse(mut args: lexopt::Parser) -> Result<Option<Options>, lexopt::Error> {
     use lexopt::prelude::*;
     let mut options = Options::default();
-    let mut path = None;
+    let (mut path, mut to, mut output) = (None, None, None);
     while let Some(arg) = args.next()? {
         match arg {
             Long("json") => options.json = true,
+            Long("preflight") => options.preflight = true,
+            Long("convert") => to = Some(args.value()?.parse_with(generation)?),
+            Long("output") | Short('o') => output = Some(PathBuf::from(args.value()?)),
             Long("page-size") => {
                 let page = args.value()?.parse_with(number)?;
                 let page =
@@ -119,7 +139,22 @@ fn parse(mut args: lexopt::Parser) -> Result<Option<Options>, lexopt::Error> {
         }
     }
     options.path = path.ok_or("no file is given")?.into();
+    options.convert = match (to, output) {
+        (None, None) => None,
+        (Some(to), Some(output)) => Some((to, output)),
+        _ => return Err("--convert and -o go together".into()),
+    };
     Ok(Some(options))
+}
+
+/// A generation of the format by its name, or by its string where that says enough.
+fn generation(name: &str) -> Result<Generation, &'static str> {
+    let mut all = Generation::ALL.into_iter();
+    let is_string = |generation: Generation| {
+        generation.compatible() == name && name != Generation::V1Small.compatible()
+    };
+    all.find(|generation| generation.name() == name || is_string(*generation))
+        .ok_or("generations are sketch, series-v5, v1-small, v1-page, v2, v3 and v4")
 }
 
 /// A decimal or, with 0x, hexadecimal number.

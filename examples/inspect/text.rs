@@ -60,6 +60,24 @@ fn description(out: &mut String, facts: &Value) {
         );
     });
     luo(out, &facts["luo"]);
+    preflight(out, &facts["preflight"]);
+}
+
+fn preflight(out: &mut String, consumers: &Value) {
+    for consumer in consumers.as_array().into_iter().flatten() {
+        let (who, outcome) = (text(&consumer["consumer"]), text(&consumer["outcome"]));
+        let _ = writeln!(out, "{who:<18}{outcome}");
+        for part in consumer["components"].as_array().into_iter().flatten() {
+            if part["outcome"] != "accepts" {
+                let [name, outcome, found, expected] =
+                    ["component", "outcome", "found", "expected"].map(|key| text(&part[key]));
+                let _ = writeln!(
+                    out,
+                    "  {name:<16}{outcome}: found {found}, reads {expected}"
+                );
+            }
+        }
+    }
 }
 
 fn memory(out: &mut String, facts: &Value) {

@@ -5,11 +5,12 @@
 use kho_abi::boot::{
     BOOT_PARAMS_SETUP_DATA, CHOSEN_KHO_FDT, CHOSEN_KHO_SCRATCH, KhoData, SETUP_KEXEC_KHO, SetupData,
 };
-use kho_hal::{FrozenMem, PhysAddr};
+use kho_hal::{FrozenMem, PhysAddr, PhysMem};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U64;
 
-use crate::incoming::loose::{self, LooseNode};
+use crate::OutgoingError;
+use crate::incoming::loose;
 use crate::incoming::{Fault, IncomingError, Part, read};
 
 /// Where a handover is: a claim of the predecessor, not checked.
@@ -28,8 +29,31 @@ pub struct BootData {
 /// A chain of `setup_data` longer than this is taken for a cycle. Linux knows ten types.
 const MAX_SETUP_DATA: usize = 64;
 
+/// Root properties of a device tree: how many cells addresses and sizes have.
+const ADDRESS_CELLS: &str = "#address-cells";
+const SIZE_CELLS: &str = "#size-cells";
+
 /// Size of an x86 `setup_data` node with a handover in it.
 pub const SETUP_DATA_LEN: usize = size_of::<SetupData>() + size_of::<KhoData>();
+
+/// Where the four numbers stand, so that others can be put in their place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BootPlace {
+    /// In an x86 `setup_data` node at this address.
+    SetupData(PhysAddr),
+    /// In two properties of `/chosen`: where their values are, and how many cells of 4 bytes an
+    /// address and a size have.
+    Chosen {
+        /// The value of `linux,kho-fdt`.
+        fdt: PhysAddr,
+        /// The value of `linux,kho-scratch`.
+        scratch: PhysAddr,
+        /// Cells of an address, 1 or 2.
+        address_cells: usize,
+        /// Cells of a size, 1 or 2.
+        size_cells: usize,
+    },
+}
 
 impl BootData {
     /// Reads the x86 boot parameters at `boot_params`.
@@ -39,7 +63,7 @@ impl BootData {
     pub fn from_boot_params<M: FrozenMem>(
         mem: &M,
         boot_params: PhysAddr,
-    ) -> Result<Self, IncomingError> {
+    ) -> Result<(Self, BootPlace), IncomingError> {
         let at = boot_params
             .checked_add(BOOT_PARAMS_SETUP_DATA)
             .ok_or(Part::Boot.is(Fault::Misaligned { addr: boot_params }))?;
@@ -53,7 +77,10 @@ impl BootData {
     /// [`Part::Boot`] with [`Fault::NoHandover`] if no node is a handover, [`Fault::Duplicate`] if
     /// two are, [`Fault::Count`] if a handover is too short or the chain too long, and
     /// [`Fault::Memory`].
-    pub fn from_setup_data<M: FrozenMem>(mem: &M, first: PhysAddr) -> Result<Self, IncomingError> {
+    pub fn from_setup_data<M: FrozenMem>(
+        mem: &M,
+        first: PhysAddr,
+    ) -> Result<(Self, BootPlace), IncomingError> {
         let fault = |fault| Part::Boot.is(fault);
         let mut found = None;
         let mut next = first;
@@ -82,7 +109,7 @@ impl BootData {
                 let data = next.checked_add(size_of::<SetupData>() as u64);
                 let data = data.ok_or(fault(Fault::Misaligned { addr: next }))?;
                 let data: &KhoData = read::object(mem, data).map_err(|e| fault(e.into()))?;
-                found = Some(Self::from_abi(data));
+                found = Some((Self::from_abi(data), BootPlace::SetupData(next)));
             }
             next = PhysAddr::new(node.next.get());
         }
@@ -99,45 +126,88 @@ impl BootData {
     /// [`Part::Boot`] with [`Fault::NoHandover`] if neither property is there,
     /// [`Fault::Property`] if one is missing or is not one pair of cells, [`Fault::Fdt`] and
     /// [`Fault::Memory`].
-    pub fn from_device_tree<M: FrozenMem>(mem: &M, dtb: PhysAddr) -> Result<Self, IncomingError> {
+    pub fn from_device_tree<M: FrozenMem>(
+        mem: &M,
+        dtb: PhysAddr,
+    ) -> Result<(Self, BootPlace), IncomingError> {
         let fault = |fault| Part::Boot.is(fault);
-        let root = loose::root(mem, dtb, u64::from(u32::MAX)).map_err(fault)?;
-        Self::from_chosen(root).map_err(|name| match name {
-            Some(name) => fault(Fault::Property { at: dtb, name }),
-            None => fault(Fault::NoHandover),
-        })
-    }
-
-    /// `Err(None)`: no handover; `Err(Some(name))`: this property is missing or malformed.
-    fn from_chosen(root: LooseNode<'_>) -> Result<Self, Option<&'static str>> {
-        let cells = |name, default| match root.property(name) {
+        let tree = loose::tree(mem, dtb, u64::from(u32::MAX)).map_err(fault)?;
+        let missing = |name| fault(Fault::Property { at: dtb, name });
+        let cells = |name, default| match tree.root.property(name) {
             Some(value) => be_cells(value).map(|n| n as usize),
             None => Some(default),
         };
-        let address_cells = cells("#address-cells", 2).filter(|n| (1..=2).contains(n));
-        let size_cells = cells("#size-cells", 1).filter(|n| (1..=2).contains(n));
-        let chosen = root.child("chosen").ok_or(None)?;
-        let pair = |name| {
-            let value = chosen.property(name)?;
-            let (addr, size) = value.split_at_checked(address_cells? * 4)?;
-            if size.len() != size_cells? * 4 {
-                return None;
-            }
+        let is_possible = |n: &usize| (1..=2).contains(n);
+        let address_cells = cells(ADDRESS_CELLS, 2).filter(is_possible);
+        let size_cells = cells(SIZE_CELLS, 1).filter(is_possible);
+        let chosen = tree.root.child("chosen").ok_or(fault(Fault::NoHandover))?;
+        let values = [CHOSEN_KHO_FDT, CHOSEN_KHO_SCRATCH].map(|name| chosen.property(name));
+        let [fdt, scratch] = values;
+        if fdt.is_none() && scratch.is_none() {
+            return Err(fault(Fault::NoHandover));
+        }
+        let address_cells = address_cells.ok_or(missing(ADDRESS_CELLS))?;
+        let size_cells = size_cells.ok_or(missing(SIZE_CELLS))?;
+        let pair = |value: Option<&[u8]>| {
+            let (addr, size) = value?.split_at_checked(address_cells * 4)?;
+            (size.len() == size_cells * 4).then_some(())?;
             Some((PhysAddr::new(be_cells(addr)?), be_cells(size)?))
         };
-        let names = [CHOSEN_KHO_FDT, CHOSEN_KHO_SCRATCH];
-        if names.iter().all(|name| chosen.property(name).is_none()) {
-            return Err(None);
-        }
-        let (fdt_addr, fdt_size) = pair(CHOSEN_KHO_FDT).ok_or(Some(CHOSEN_KHO_FDT))?;
-        let (scratch_addr, scratch_size) =
-            pair(CHOSEN_KHO_SCRATCH).ok_or(Some(CHOSEN_KHO_SCRATCH))?;
-        Ok(Self {
+        let (fdt_addr, fdt_size) = pair(fdt).ok_or(missing(CHOSEN_KHO_FDT))?;
+        let (scratch_addr, scratch_size) = pair(scratch).ok_or(missing(CHOSEN_KHO_SCRATCH))?;
+        let place = |value: Option<&[u8]>| {
+            let offset = tree.offset(value.unwrap_or_default());
+            PhysAddr::new(dtb.as_u64().saturating_add(offset as u64))
+        };
+        let place = BootPlace::Chosen {
+            fdt: place(fdt),
+            scratch: place(scratch),
+            address_cells,
+            size_cells,
+        };
+        let data = Self {
             fdt_addr,
             fdt_size,
             scratch_addr,
             scratch_size,
-        })
+        };
+        Ok((data, place))
+    }
+
+    /// Puts these numbers in the place of those that were read there.
+    ///
+    /// # Errors
+    /// [`OutgoingError::Memory`]; [`OutgoingError::TooMany`] if a number needs more cells.
+    pub fn replace<M: PhysMem>(&self, mem: &M, place: BootPlace) -> Result<(), OutgoingError> {
+        match place {
+            BootPlace::SetupData(node) => {
+                let at = node.as_u64().saturating_add(size_of::<SetupData>() as u64);
+                Ok(mem.write(PhysAddr::new(at), self.to_abi().as_bytes())?)
+            }
+            BootPlace::Chosen {
+                fdt,
+                scratch,
+                address_cells,
+                size_cells,
+            } => {
+                let write = |mut at: PhysAddr, number: u64, cells: usize| {
+                    let bytes = number.to_be_bytes();
+                    let (high, low) = bytes.split_at(8 - 4 * cells.clamp(1, 2));
+                    if high.iter().any(|&byte| byte != 0) {
+                        let max = u32::MAX.into();
+                        return Err(OutgoingError::TooMany { max });
+                    }
+                    mem.write(at, low)?;
+                    at = PhysAddr::new(at.as_u64() + low.len() as u64);
+                    Ok(at)
+                };
+                let size_at = write(fdt, self.fdt_addr.as_u64(), address_cells)?;
+                write(size_at, self.fdt_size, size_cells)?;
+                let size_at = write(scratch, self.scratch_addr.as_u64(), address_cells)?;
+                write(size_at, self.scratch_size, size_cells)?;
+                Ok(())
+            }
+        }
     }
 
     fn from_abi(data: &KhoData) -> Self {
@@ -149,16 +219,19 @@ impl BootData {
         }
     }
 
-    /// The bytes of an x86 `setup_data` node that names the handover. The caller puts them into
-    /// scratch, at an address that is a multiple of 8, and links them into the chain at
-    /// `hdr.setup_data`; `next` is what was there before, 0 for nothing.
-    pub fn to_setup_data(&self, next: PhysAddr) -> [u8; SETUP_DATA_LEN] {
-        let data = KhoData {
+    fn to_abi(self) -> KhoData {
+        KhoData {
             fdt_addr: self.fdt_addr.as_u64().into(),
             fdt_size: self.fdt_size.into(),
             scratch_addr: self.scratch_addr.as_u64().into(),
             scratch_size: self.scratch_size.into(),
-        };
+        }
+    }
+
+    /// The bytes of an x86 `setup_data` node that names the handover. The caller puts them into
+    /// scratch, at an address that is a multiple of 8, and links them into the chain at
+    /// `hdr.setup_data`; `next` is what was there before, 0 for nothing.
+    pub fn to_setup_data(&self, next: PhysAddr) -> [u8; SETUP_DATA_LEN] {
         let header = SetupData {
             next: next.as_u64().into(),
             kind: SETUP_KEXEC_KHO.into(),
@@ -167,7 +240,7 @@ impl BootData {
         let mut node = [0; SETUP_DATA_LEN];
         let (head, tail) = node.split_at_mut(size_of::<SetupData>());
         head.copy_from_slice(header.as_bytes());
-        tail.copy_from_slice(data.as_bytes());
+        tail.copy_from_slice(self.to_abi().as_bytes());
         node
     }
 

@@ -9,6 +9,7 @@
 //! | [`Tracker`] | which folios and pages survive |
 //! | [`BootData`] | how a handover is named to the next program |
 //! | [`outgoing`] | make a handover: preserve, describe, finalize |
+//! | [`preflight`] | what a consumer will do with a handover |
 //! | `translate` | from one generation of the format into another (`alloc`) |
 //! | [`incoming`] | check what a predecessor left, and take it over |
 //!
@@ -28,10 +29,11 @@ extern crate std;
 mod boot;
 pub mod incoming;
 pub mod outgoing;
+pub mod preflight;
 mod runs;
 #[cfg(feature = "alloc")]
 pub mod translate;
 mod tree;
 
-pub use boot::{BootData, SETUP_DATA_LEN};
+pub use boot::{BootData, BootPlace, SETUP_DATA_LEN};
 pub use outgoing::{OutgoingError, Tracker};

@@ -62,12 +62,36 @@ pub(crate) struct LooseNode<'a> {
     inside: Tokens<'a>,
 }
 
+/// A tree whose structure is checked.
+pub(crate) struct LooseTree<'a> {
+    bytes: &'a [u8],
+    pub(crate) root: LooseNode<'a>,
+}
+
+impl LooseTree<'_> {
+    /// Where in the tree's bytes a part of them is.
+    pub(crate) fn offset(&self, part: &[u8]) -> usize {
+        part.as_ptr()
+            .addr()
+            .saturating_sub(self.bytes.as_ptr().addr())
+    }
+}
+
 /// The root of the tree at `addr`, which has at most `max` bytes: its structure is checked.
 pub(crate) fn root<M: FrozenMem>(
     mem: &M,
     addr: PhysAddr,
     max: u64,
 ) -> Result<LooseNode<'_>, Fault> {
+    Ok(tree(mem, addr, max)?.root)
+}
+
+/// The tree at `addr`, which has at most `max` bytes: its structure is checked.
+pub(crate) fn tree<M: FrozenMem>(
+    mem: &M,
+    addr: PhysAddr,
+    max: u64,
+) -> Result<LooseTree<'_>, Fault> {
     let malformed = |offset, what| Fault::Fdt {
         at: addr,
         cause: FdtError::loose(offset, what),
@@ -99,9 +123,10 @@ pub(crate) fn root<M: FrozenMem>(
             .ok_or(malformed(12, "strings block outside the tree"))?,
     };
     let offset = header.off_dt_struct.get() as usize;
-    tokens
+    let root = tokens
         .check()
-        .map_err(|at| malformed(offset + at, "malformed structure"))
+        .map_err(|at| malformed(offset + at, "malformed structure"))?;
+    Ok(LooseTree { bytes, root })
 }
 
 impl<'a> Tokens<'a> {

@@ -380,6 +380,23 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
         self.subtrees().find(|blob| blob.name == name)
     }
 
+    /// What a sub-blob says of its version: the `compatible` of its tree, or the string that it
+    /// starts with.
+    pub(crate) fn blob_version(&self, name: &str) -> Option<&'a str> {
+        let blob = self.subtree(name)?.range;
+        let version = match loose::root(self.mem, blob.start(), blob.size()) {
+            Ok(root) => root.property(kho_abi::fdt::COMPATIBLE)?,
+            Err(_) => self
+                .mem
+                .bytes(blob.start(), blob.size().min(8) as usize)
+                .ok()?,
+        };
+        let version = version.split(|&byte| byte == 0).next()?;
+        core::str::from_utf8(version)
+            .ok()
+            .filter(|text| !text.is_empty())
+    }
+
     /// What LUO handed over.
     pub fn luo(&self) -> Component<Luo<'a, M>> {
         match &self.luo {

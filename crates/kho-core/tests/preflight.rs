@@ -1,0 +1,150 @@
+//! What each consumer does with each generation.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test panics when it fails"
+)]
+
+mod common;
+
+use common::{FREE, Sim, pages};
+use kho_abi::chunk::V1Bitmaps;
+use kho_abi::fdt::Generation;
+use kho_core::incoming::{Incoming, Machine, Region};
+use kho_core::outgoing::luo::Luo;
+use kho_core::outgoing::{Outgoing, StateTree, metadata, reserve_mem};
+use kho_core::preflight::{Consumer, Outcome, Part, Version, preflight};
+use kho_hal::sim::{SimAlloc, SimMemory};
+use kho_hal::{PageSize, PhysMem};
+
+type SimOutgoing<'m> = Outgoing<'m, &'m SimMemory, &'m SimAlloc<&'m SimMemory>>;
+
+/// The outcome for each consumer, oldest first, of the parts of a handover.
+fn outcomes(
+    generation: Generation,
+    prepare: impl Fn(&mut Sim),
+    fill: impl Fn(&SimOutgoing<'_>),
+) -> Vec<[Outcome; 5]> {
+    let page = PageSize::Size4K;
+    let mut sim = Sim::new(page);
+    let boot = {
+        let alloc = sim.alloc();
+        let mut outgoing = Outgoing::new(sim.tracker(&alloc)).unwrap();
+        fill(&outgoing);
+        let array = sim.scratch_array();
+        outgoing
+            .finalize_as(generation, array, &mut [], &StateTree::new())
+            .unwrap()
+            .hand_over()
+    };
+    prepare(&mut sim);
+    let frozen = sim.memory.freeze();
+    let machine = Machine {
+        v1_bitmaps: match generation {
+            Generation::V1Small => Some(V1Bitmaps::Small),
+            Generation::V1Page => Some(V1Bitmaps::Page),
+            _ => None,
+        },
+        ..Machine::unknown(page)
+    };
+    let incoming = Incoming::check(&frozen, boot, machine, &mut [0; 64]).unwrap();
+    let verdicts = Consumer::ALL.map(|consumer| preflight(&incoming, consumer));
+    for verdicts in verdicts {
+        let parts = verdicts.map(|verdict| verdict.part);
+        assert_eq!(
+            parts,
+            [
+                Part::Root,
+                Part::Luo,
+                Part::Memfd,
+                Part::Metadata,
+                Part::Memblock
+            ]
+        );
+        assert_eq!(verdicts[0].found, Version::Generation(generation));
+    }
+    verdicts
+        .map(|verdicts| verdicts.map(|verdict| verdict.outcome))
+        .to_vec()
+}
+
+#[test]
+fn the_root_decides_first() {
+    use Generation::*;
+    use Outcome::{Accepts as Yes, GoesWithout as No, Misreads as Bad};
+    let rows = [
+        (Sketch, [No, No, No, No, No, Yes]),
+        (SeriesV5, [Bad, Bad, No, No, No, Yes]),
+        (V1Small, [Yes, Bad, Bad, No, No, Yes]),
+        (V1Page, [Bad, Yes, Yes, No, No, Yes]),
+        (V2, [No, No, No, No, No, Yes]),
+        (V3, [No, No, No, Yes, No, Yes]),
+        (V4, [No, No, No, No, Yes, Yes]),
+    ];
+    for (generation, expected) in rows {
+        let found = outcomes(generation, |_| {}, |_| {});
+        let found: Vec<_> = found.iter().map(|outcomes| outcomes[0]).collect();
+        assert_eq!(found, expected, "{generation:?}");
+    }
+}
+
+#[test]
+fn large_folios_overflow_in_old_releases() {
+    let huge = |outgoing: &SimOutgoing<'_>| {
+        let at = common::addr(1 << 40);
+        outgoing
+            .tracker()
+            .preserve_folio(at, common::order(19))
+            .unwrap();
+    };
+    let found = outcomes(Generation::V1Page, |_| {}, huge);
+    assert_eq!(found[1][0], Outcome::Misreads);
+    assert_eq!(found[5][0], Outcome::Accepts);
+}
+
+#[test]
+fn every_part_has_its_own_answer() {
+    use Outcome::{Accepts as Yes, GoesWithout as No};
+    let fill = |outgoing: &SimOutgoing<'_>| {
+        metadata::publish(outgoing, "ours", None).unwrap();
+        let region = Region {
+            name: "r",
+            range: pages(PageSize::Size4K, FREE, 2),
+        };
+        reserve_mem::publish(outgoing, &[region]).unwrap();
+        let luo = Luo::new(outgoing, 0).unwrap();
+        drop(luo);
+    };
+    let newest = 4;
+    let found = outcomes(Generation::V4, |_| {}, fill);
+    assert_eq!(found[newest], [Yes, Yes, Yes, Yes, Yes]);
+    assert_eq!(
+        found[3],
+        [No, No, No, No, No],
+        "7.1 does not look below a root of v4"
+    );
+
+    // The same with versions that nobody knows: found in memory by their text, and changed there.
+    let with = |text: &'static [u8], new: &'static [u8]| {
+        let change = move |sim: &mut Sim| {
+            let heap = pages(sim.page, common::HEAP.0, common::HEAP.1);
+            let mut bytes = vec![0; heap.size() as usize];
+            sim.memory.read(heap.start(), &mut bytes).unwrap();
+            let at = bytes
+                .windows(text.len())
+                .position(|window| window == text)
+                .unwrap();
+            let place = common::addr(heap.start().as_u64() + at as u64);
+            sim.memory.write(place, new).unwrap();
+        };
+        outcomes(Generation::V4, change, fill)
+    };
+    let luo = with(b"luo-v5", b"luo-v6");
+    assert_eq!(luo[newest], [Yes, Outcome::Panics, Yes, Yes, Yes]);
+    assert_eq!(luo[5], [Yes, No, Yes, Yes, Yes]);
+    let memblock = with(b"memblock-v1", b"memblock-v7");
+    assert_eq!(memblock[newest], [Yes, Yes, Yes, Yes, No]);
+    let metadata = with(b"\x01\0\0\0ours", b"\x02\0\0\0ours");
+    assert_eq!(metadata[newest], [Yes, Yes, Yes, No, Yes]);
+}

@@ -1,0 +1,144 @@
+//! The same handover in another generation of the format, as a core file.
+
+use std::collections::BTreeMap;
+
+use kho::abi::fdt::Generation;
+use kho::core::BootPlace;
+use kho::core::incoming::Incoming;
+use kho::core::translate::translate;
+use kho::hal::sim::{FrozenSim, SimAlloc, SimMemory};
+use kho::hal::{FrozenMem, PageSize, PhysAddr, PhysRange};
+use object::elf::{EM_AARCH64, EM_X86_64, ET_CORE, PF_R, PF_W, PT_LOAD};
+use object::write::elf::{FileHeader, ProgramHeader, Writer};
+
+use crate::image::Arch;
+
+/// Between two pieces of known memory that are this close, there is memory as well.
+const MAX_GAP: u64 = 64 << 20;
+
+/// How much memory to look for.
+const ENOUGH: u64 = 256 << 20;
+
+/// A core file with the memory of `memory`, in which the handover is translated.
+pub fn core(
+    memory: &FrozenSim<'_>,
+    incoming: &Incoming<'_, FrozenSim<'_>>,
+    to: Generation,
+    place: BootPlace,
+    (arch, entry): (Arch, PhysAddr),
+) -> Result<Vec<u8>, String> {
+    let page = incoming.page_size();
+    let free = free_memory(memory, incoming);
+    let mut new = SimMemory::new(free.iter().copied()).map_err(|error| error.to_string())?;
+    let translated = {
+        let alloc = SimAlloc::new(&new, page, free);
+        translate(incoming, to, &new, &alloc).map_err(|error| error.to_string())?
+    };
+    let new = new.freeze();
+    // Pages by address; what was written comes over what was there.
+    let mut pages = BTreeMap::new();
+    for range in memory.ranges() {
+        add_pages(&mut pages, memory, range, page)?;
+    }
+    for &(addr, order) in &translated.pages {
+        let range = PhysRange::folio(addr, order, page).ok_or("the new description wraps")?;
+        add_pages(&mut pages, &new, range, page)?;
+    }
+    let pieces: Vec<_> = pages.iter().map(|(&addr, &bytes)| (addr, bytes)).collect();
+    let mut whole = SimMemory::from_pieces(&pieces).map_err(|error| error.to_string())?;
+    translated
+        .boot
+        .replace(&whole, place)
+        .map_err(|error| error.to_string())?;
+    write_elf(&whole.freeze(), page, arch, entry)
+}
+
+/// Memory that neither the handover nor scratch uses: gaps between what is known to be memory.
+fn free_memory(memory: &FrozenSim<'_>, incoming: &Incoming<'_, FrozenSim<'_>>) -> Vec<PhysRange> {
+    let page = incoming.page_size().bytes();
+    let mut known: Vec<_> = memory.ranges().chain(incoming.extents()).collect();
+    known.extend(incoming.scratch().areas().filter(|area| !area.is_empty()));
+    known.sort();
+    let (mut free, mut total) = (Vec::new(), 0);
+    let mut end: Option<PhysAddr> = None;
+    for range in known {
+        if let Some(end) = end
+            && end < range.start()
+            && total < ENOUGH
+        {
+            let first = end.as_u64().next_multiple_of(page);
+            let last = range.start().as_u64() / page * page;
+            let size = last.saturating_sub(first);
+            if size > 0 && size <= MAX_GAP {
+                free.extend(PhysRange::new(PhysAddr::new(first), size));
+                total += size;
+            }
+        }
+        end = Some(end.unwrap_or_default().max(range.end()));
+    }
+    free
+}
+
+fn add_pages<'m>(
+    pages: &mut BTreeMap<PhysAddr, &'m [u8]>,
+    memory: &'m FrozenSim<'_>,
+    range: PhysRange,
+    page: PageSize,
+) -> Result<(), String> {
+    let bytes = memory.bytes(range.start(), range.size() as usize);
+    let bytes = bytes.map_err(|error| error.to_string())?;
+    for (i, piece) in bytes.chunks(page.as_usize()).enumerate() {
+        let addr = range.start().as_u64() + i as u64 * page.bytes();
+        pages.insert(PhysAddr::new(addr), piece);
+    }
+    Ok(())
+}
+
+fn write_elf(
+    memory: &FrozenSim<'_>,
+    page: PageSize,
+    arch: Arch,
+    entry: PhysAddr,
+) -> Result<Vec<u8>, String> {
+    let mut file = Vec::new();
+    let mut elf = Writer::new(object::Endianness::Little, true, &mut file);
+    let ranges: Vec<_> = memory.ranges().collect();
+    elf.reserve_file_header();
+    elf.reserve_program_headers(ranges.len() as u32);
+    let sizes = ranges.iter().map(|range| range.size() as usize);
+    let offsets: Vec<_> = sizes
+        .map(|size| elf.reserve(size, page.as_usize()))
+        .collect();
+    let header = FileHeader {
+        os_abi: 0,
+        abi_version: 0,
+        e_type: ET_CORE,
+        e_machine: match arch {
+            Arch::X86_64 => EM_X86_64,
+            Arch::Aarch64 => EM_AARCH64,
+        },
+        e_entry: entry.as_u64(),
+        e_flags: 0,
+    };
+    elf.write_file_header(&header)
+        .map_err(|error| error.to_string())?;
+    elf.write_align_program_headers();
+    for (range, &offset) in ranges.iter().zip(&offsets) {
+        elf.write_program_header(&ProgramHeader {
+            p_type: PT_LOAD,
+            p_flags: PF_R | PF_W,
+            p_offset: offset as u64,
+            p_vaddr: range.start().as_u64(),
+            p_paddr: range.start().as_u64(),
+            p_filesz: range.size(),
+            p_memsz: range.size(),
+            p_align: page.bytes(),
+        });
+    }
+    for range in ranges {
+        elf.write_align(page.as_usize());
+        let bytes = memory.bytes(range.start(), range.size() as usize);
+        elf.write(bytes.map_err(|error| error.to_string())?);
+    }
+    Ok(file)
+}
