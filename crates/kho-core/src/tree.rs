@@ -261,9 +261,14 @@ impl<'a, P: Pages<'a>> Tree<P> {
 
     /// Whether exactly this folio is in the tree.
     pub(crate) fn has(&self, addr: PhysAddr, order: Order) -> Result<bool, MemError> {
-        let Ok(key) = Key::encode(addr, order, self.page) else {
-            return Ok(false);
-        };
+        match Key::encode(addr, order, self.page) {
+            Ok(key) => self.has_key(key),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Whether the bit of this key is set.
+    pub(crate) fn has_key(&self, key: Key) -> Result<bool, MemError> {
         let mut node = self.root;
         for level in (1..radix::depth(self.page)).rev() {
             let index = radix::table_index(key, level, self.page) as u64;

@@ -84,6 +84,11 @@ pub enum Fault {
         /// The range.
         range: PhysRange,
     },
+    /// A bit of the radix tree is set that stands for no folio.
+    NotAFolio {
+        /// The root page of the tree.
+        at: PhysAddr,
+    },
     /// The workspace is too small to check this handover in reasonable time.
     Workspace {
         /// The number of words with which it is a matter of a few passes.
@@ -136,7 +141,7 @@ pub enum Fault {
         /// The property.
         name: &'static str,
     },
-    /// Two children, sessions or objects have the same name, or two files the same token.
+    /// Two nodes, properties, sessions or objects have the same name, or two files the same token.
     Duplicate {
         /// The second one.
         at: PhysAddr,
@@ -245,6 +250,12 @@ impl fmt::Display for Fault {
                 write!(f, "{range} touches the scratch area {scratch}")
             }
             Self::NotPreserved { range } => write!(f, "{range} is not preserved"),
+            Self::NotAFolio { at } => {
+                write!(
+                    f,
+                    "a bit of the tree at {at} is set that stands for no folio"
+                )
+            }
             Self::Workspace { words } => write!(f, "the check needs a workspace of {words} words"),
             Self::Overlap { addr } => write!(f, "{addr} is claimed twice"),
             Self::ReachedTwice { addr } => {

@@ -6,10 +6,12 @@ use kho_abi::luo::{
 };
 use kho_abi::memfd;
 use kho_hal::{FrozenMem, PageSize, PhysAddr, PhysRange};
+use zerocopy::IntoBytes;
 
 use crate::incoming::block::Blocks;
 use crate::incoming::map::Map;
 use crate::incoming::memfd::Memfd;
+use crate::incoming::seen::Seen;
 use crate::incoming::{Claims, Fault, IncomingError, Part, read};
 
 /// What the predecessor's LUO handed over; checked.
@@ -144,16 +146,16 @@ impl<'a, M: FrozenMem> Luo<'a, M> {
         for (i, (at, session)) in self.session_blocks().iter_at().enumerate() {
             let name = session.name.to_bytes().unwrap_or_default();
             let same = |earlier: &LuoSessionSer| earlier.name.to_bytes() == Some(name);
-            if seen.maybe(name, i)? && self.session_blocks().iter().take(i).any(same) {
+            if seen.maybe(&[name], i)? && self.session_blocks().iter().take(i).any(same) {
                 return Err(Fault::Duplicate { at });
             }
         }
         for (at, session) in self.session_blocks().iter_at() {
             let files = self.session(session).file_blocks();
             for (i, (file_at, file)) in files.iter_at().enumerate() {
-                let key = u128::from(at.as_u64()) << 64 | u128::from(file.token.get());
+                let (session, token) = (at.as_u64().to_le_bytes(), file.token.as_bytes());
                 let same = |earlier: &LuoFileSer| earlier.token == file.token;
-                if seen.maybe(&key.to_le_bytes(), i)? && files.iter().take(i).any(same) {
+                if seen.maybe(&[&session, token], i)? && files.iter().take(i).any(same) {
                     return Err(Fault::Duplicate { at: file_at });
                 }
             }
@@ -206,54 +208,6 @@ impl<'a, M: FrozenMem> Luo<'a, M> {
     /// The file-lifecycle-bound object of this name.
     pub fn flb(&self, name: &str) -> Option<&'a LuoFlbSer> {
         self.flbs.iter().find(|flb| flb.name.to_str() == Some(name))
-    }
-}
-
-/// A set of small keys that may say "seen" wrongly, but never "not seen".
-struct Seen<'w> {
-    bits: &'w mut [u64],
-    keys: u64,
-    compared: u64,
-}
-
-impl<'w> Seen<'w> {
-    fn new(bits: &'w mut [u64]) -> Self {
-        bits.fill(0);
-        Self {
-            bits,
-            keys: 0,
-            compared: 0,
-        }
-    }
-
-    /// Whether `key` may have been asked for before; if so, `others` keys are going to be compared.
-    fn maybe(&mut self, key: &[u8], others: usize) -> Result<bool, Fault> {
-        // FNV-1a, its high bits mixed into the low ones.
-        let hash = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
-        });
-        let hash = (hash ^ hash >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.keys += 1;
-        let words = self.bits.len() as u64;
-        let index = (u128::from(hash) * u128::from(words)) >> 64;
-        let seen = match self.bits.get_mut(index as usize) {
-            Some(word) => {
-                let bit = 1 << (hash & 63);
-                let seen = *word & bit != 0;
-                *word |= bit;
-                seen
-            }
-            None => true,
-        };
-        if seen {
-            self.compared += others as u64;
-            if self.compared > self.keys.saturating_mul(64).max(1 << 24) {
-                return Err(Fault::Workspace {
-                    words: self.keys.max(words).saturating_mul(2),
-                });
-            }
-        }
-        Ok(seen)
     }
 }
 

@@ -26,6 +26,7 @@ mod metadata;
 mod places;
 pub(crate) mod read;
 mod root;
+mod seen;
 mod vmalloc;
 
 use dtoolkit::Node;
@@ -155,6 +156,8 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
         let scratch = Scratch::check(mem, &ram, boot.scratch_addr, boot.scratch_size)?;
         let root =
             RootFdt::check(mem, boot, page, &ram).map_err(|fault| Part::RootFdt.is(fault))?;
+        root.check_names(workspace)
+            .map_err(|fault| Part::RootFdt.is(fault))?;
         let fault = |fault| Part::Map.is(fault);
         let generation = root.decide(mem, page, v1_bitmaps).map_err(fault)?;
         let mut map = Map::new(mem, page, generation, root.map());

@@ -12,6 +12,7 @@ use kho_hal::{FrozenMem, PageSize, PhysAddr, PhysRange};
 use crate::BootData;
 use crate::incoming::map::Map;
 use crate::incoming::places::Ram;
+use crate::incoming::seen::Seen;
 use crate::incoming::{Claims, Fault, IncomingError, Part, fdt};
 
 /// The root description, its structure checked; of what it points to, nothing is.
@@ -96,15 +97,6 @@ impl<'a> RootFdt<'a> {
 
     fn from_fdt(fdt: Fdt<'a>, at: PhysAddr) -> Result<Self, Fault> {
         let root = fdt.root();
-        for (i, property) in root.properties().enumerate() {
-            if root
-                .properties()
-                .take(i)
-                .any(|earlier| earlier.name() == property.name())
-            {
-                return Err(Fault::Duplicate { at });
-            }
-        }
         let is = |generation: Generation| fdt::is_compatible(root, generation.compatible());
         let memory = fdt::child(root, PRESERVED_MEMORY);
         let has_map = fdt::property(root, PRESERVED_MEMORY_MAP).is_some();
@@ -221,6 +213,33 @@ impl<'a> RootFdt<'a> {
         self.fdt.data().len()
     }
 
+    /// Checks that no two properties of the root and of its children have one name, and no two
+    /// children.
+    pub(crate) fn check_names(&self, workspace: &mut [u64]) -> Result<(), Fault> {
+        let twice = Fault::Duplicate { at: self.at };
+        let mut seen = Seen::new(workspace);
+        let root = self.fdt.root();
+        for (i, child) in root.children().enumerate() {
+            let name = child.name();
+            let mut earlier = root.children().take(i);
+            if seen.maybe(&[b"/", name.as_bytes()], i)? && earlier.any(|node| node.name() == name) {
+                return Err(twice);
+            }
+        }
+        for (i, node) in [root].into_iter().chain(root.children()).enumerate() {
+            for (j, property) in node.properties().enumerate() {
+                let name = property.name();
+                let mut earlier = node.properties().take(j);
+                if seen.maybe(&[&i.to_le_bytes(), name.as_bytes()], j)?
+                    && earlier.any(|property| property.name() == name)
+                {
+                    return Err(twice);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Checks that the FDT and the sub-blobs lie in preserved memory and do not overlap. What is
     /// in a blob is not looked at.
     pub(crate) fn check_memory<M: FrozenMem>(
@@ -228,7 +247,10 @@ impl<'a> RootFdt<'a> {
         mem: &M,
         claims: &mut Claims<'_, 'a, M>,
     ) -> Result<(), IncomingError> {
-        if self.format.has_radix_tree() {
+        // Where users keep their data inside, the description comes in scratch. An empty list, as
+        // Linux 6.16 may write one, preserves nothing at all.
+        let is_empty = !self.format.has_radix_tree() && claims.map.folios() == 0;
+        if !self.format.is_nested() && !is_empty {
             let own = claims.blob(self.range(), |_| false);
             own.map_err(|fault| Part::RootFdt.is(fault))?;
         }
@@ -246,7 +268,6 @@ impl<'a> RootFdt<'a> {
         node: FdtNode<'a>,
         claims: &mut Claims<'_, 'a, M>,
     ) -> Result<(), Fault> {
-        let at = self.at;
         let Some(blob) = self.subtree(mem, node)? else {
             return Ok(());
         };
@@ -255,9 +276,6 @@ impl<'a> RootFdt<'a> {
             let nodes = self.blob_nodes().take(i);
             nodes.filter_map(|node| self.subtree(mem, node).ok().flatten())
         };
-        if earlier().any(|earlier| earlier.name == blob.name) {
-            return Err(Fault::Duplicate { at });
-        }
         let all = || earlier().map(|blob| blob.range).chain([self.range()]);
         if let Some(other) = all().find(|other| other.overlaps(blob.range)) {
             return Err(Fault::Overlap {

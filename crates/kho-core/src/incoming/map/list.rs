@@ -2,12 +2,13 @@
 //!
 //! Linux writes the entries of each order by ascending address, and then the next run of an order
 //! is found where the last one ended. A list in any other sequence is read as well, by looking
-//! through all of it for each bitmap.
+//! through all of it for each few bitmaps.
 
 use kho_abi::chunk::{ChunkEntry, ChunkHeader, SketchChunkHeader, V1Bitmaps, chunk_capacity};
 use kho_hal::{FrozenMem, Order, PageSize, PhysAddr, PhysRange};
 
 use super::tree::check_page;
+use crate::incoming::ascending::ascending;
 use crate::incoming::places::{Ram, Scratch};
 use crate::incoming::{Fault, Folio, read};
 use crate::tree::{Run, bit_run};
@@ -33,8 +34,48 @@ pub(super) struct List<'a, M> {
     chunks: u64,
 }
 
-/// Most entries in a list whose entries do not ascend: each of them costs a look at all.
-const MAX_UNSORTED: u64 = 1 << 15;
+/// Most entries in a list whose entries do not ascend: each few of them cost a look at all.
+const MAX_UNSORTED: u64 = 1 << 17;
+
+/// The next bitmaps of one order in a list whose entries do not ascend.
+#[derive(Debug)]
+pub(crate) struct Lookahead {
+    order: Order,
+    /// Start and bitmap, ascending.
+    entries: [(u64, u64); Self::LEN],
+    len: usize,
+    /// What the entries were looked up for: none is missing from here on.
+    from: u64,
+}
+
+impl Lookahead {
+    const LEN: usize = 64;
+
+    pub(crate) const EMPTY: Self = Self {
+        order: Order::ZERO,
+        entries: [(0, 0); Self::LEN],
+        len: 0,
+        from: u64::MAX,
+    };
+
+    fn known(&self) -> &[(u64, u64)] {
+        self.entries.get(..self.len).unwrap_or_default()
+    }
+
+    /// Takes an entry in if it is one of the lowest.
+    fn offer(&mut self, entry: (u64, u64)) {
+        let at = self.known().partition_point(|known| *known < entry);
+        if at < Self::LEN {
+            self.len = (self.len + 1).min(Self::LEN);
+            if let Some(later) = self.entries.get_mut(at..self.len) {
+                later.rotate_right(1);
+                if let Some(first) = later.first_mut() {
+                    *first = entry;
+                }
+            }
+        }
+    }
+}
 
 impl<M> Clone for List<'_, M> {
     fn clone(&self) -> Self {
@@ -182,7 +223,12 @@ impl<'a, M: FrozenMem> List<'a, M> {
     /// Linux 6.16 and 6.17 could put chunks and bitmaps into scratch, where they are safe only
     /// until something is allocated; that is tolerated for 512-byte bitmaps, which no later kernel
     /// writes.
-    pub(super) fn check(&mut self, ram: &Ram<'_>, scratch: &Scratch<'_>) -> Result<(), Fault> {
+    pub(super) fn check(
+        &mut self,
+        ram: &Ram<'_>,
+        scratch: &Scratch<'_>,
+        workspace: &mut [u64],
+    ) -> Result<(), Fault> {
         let none = Scratch::NONE;
         let scratch = match self.bitmaps {
             V1Bitmaps::Small => &none,
@@ -217,7 +263,12 @@ impl<'a, M: FrozenMem> List<'a, M> {
         if entries > MAX_UNSORTED {
             return Err(Fault::Unsorted { at: self.head });
         }
-        self.check_starts()
+        for (order, last) in (0..).zip(last) {
+            if let (Some(order), Some(_)) = (Order::new(order), last) {
+                self.check_starts(order, workspace)?;
+            }
+        }
+        Ok(())
     }
 
     fn check_bitmap(
@@ -242,20 +293,18 @@ impl<'a, M: FrozenMem> List<'a, M> {
     }
 
     /// In a list in any sequence: no two bitmaps of an order start at one address.
-    fn check_starts(&self) -> Result<(), Fault> {
-        self.walk(&mut |chunk| {
-            for (i, entry) in chunk.entries.iter().enumerate() {
-                let mut same = 0;
-                self.for_each_entry(chunk.order, &mut |other| {
-                    same += u32::from(other.phys_start == entry.phys_start);
-                })?;
-                if same > 1 {
-                    let at = offset(chunk.at, (i + 1) * size_of::<ChunkEntry>());
-                    return Err(Fault::Duplicate { at });
-                }
-            }
-            Ok(true)
-        })
+    fn check_starts(&self, order: Order, workspace: &mut [u64]) -> Result<(), Fault> {
+        let mut last = None;
+        ascending(
+            workspace,
+            |report| self.for_each_entry(order, &mut |entry| report(entry.phys_start.get())),
+            |start| match last.replace(start) {
+                Some(before) if before == start => Err(Fault::Overlap {
+                    addr: PhysAddr::new(start),
+                }),
+                _ => Ok(()),
+            },
+        )
     }
 
     fn for_each_entry(
@@ -316,10 +365,17 @@ impl<'a, M: FrozenMem> List<'a, M> {
         order: Order,
         from: PhysAddr,
         place: &mut u64,
+        ahead: &mut Lookahead,
     ) -> Result<Option<Run>, Fault> {
         let mut from = from.as_u64();
         let mut found: Option<Run> = None;
-        while let Some(bitmap) = self.next_bitmap(order, from, place)? {
+        loop {
+            let next = if self.sorted {
+                self.next_bitmap(order, from, place)?
+            } else {
+                self.lowest_bitmap(order, from, ahead)?
+            };
+            let Some(bitmap) = next else { break };
             if found.is_some() && bitmap.start > from {
                 break;
             }
@@ -362,25 +418,56 @@ impl<'a, M: FrozenMem> List<'a, M> {
         .transpose()
     }
 
-    /// The bitmap of `order` with the lowest start that covers something at or after `from`.
+    /// Whether a bitmap that starts at `start` covers something at or after `from`.
+    fn reaches(&self, order: Order, start: u64, from: u64) -> bool {
+        u128::from(start) + (1 << self.cover_shift(order, self.bitmaps)) > from.into()
+    }
+
+    /// As [`List::next_bitmap`], in a list in any sequence.
+    fn lowest_bitmap(
+        &self,
+        order: Order,
+        from: u64,
+        ahead: &mut Lookahead,
+    ) -> Result<Option<Bitmap<'a>>, Fault> {
+        let next = |ahead: &Lookahead| {
+            let mut known = ahead.known().iter();
+            known
+                .find(|(start, _)| self.reaches(order, *start, from))
+                .copied()
+        };
+        let covered = ahead.order == order && ahead.from <= from;
+        let mut found = next(ahead).filter(|_| covered);
+        if found.is_none() {
+            *ahead = Lookahead {
+                order,
+                from,
+                ..Lookahead::EMPTY
+            };
+            self.for_each_entry(order, &mut |entry| {
+                let (start, bitmap) = (entry.phys_start.get(), entry.bitmap.get());
+                if self.reaches(order, start, from) {
+                    ahead.offer((start, bitmap));
+                }
+            })?;
+            found = next(ahead);
+        }
+        let entry = found.map(|(start, bitmap)| ChunkEntry {
+            phys_start: start.into(),
+            bitmap: bitmap.into(),
+        });
+        entry.map(|entry| self.bitmap(order, &entry)).transpose()
+    }
+
+    /// The bitmap of `order` with the lowest start that covers something at or after `from`, in a
+    /// list whose entries ascend.
     fn next_bitmap(
         &self,
         order: Order,
         from: u64,
         place: &mut u64,
     ) -> Result<Option<Bitmap<'a>>, Fault> {
-        let cover = 1u128 << self.cover_shift(order, self.bitmaps);
-        let reaches = |entry: &ChunkEntry| u128::from(entry.phys_start.get()) + cover > from.into();
-        if !self.sorted {
-            let mut lowest: Option<&ChunkEntry> = None;
-            self.for_each_entry(order, &mut |entry| {
-                let start = entry.phys_start.get();
-                if reaches(entry) && lowest.is_none_or(|lowest| start < lowest.phys_start.get()) {
-                    lowest = Some(entry);
-                }
-            })?;
-            return lowest.map(|entry| self.bitmap(order, entry)).transpose();
-        }
+        let reaches = |entry: &ChunkEntry| self.reaches(order, entry.phys_start.get(), from);
         let page = self.page.bytes();
         let (mut at, mut index) = match *place {
             0 => (self.head, 0),

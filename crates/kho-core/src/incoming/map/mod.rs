@@ -12,7 +12,7 @@ use crate::incoming::places::{Ram, Scratch};
 use crate::incoming::{Fault, Folio};
 use crate::runs::{Runs, RunsByOrder};
 use crate::tree::{Frozen, LeafCache, Run, Tree, Wraps, all_orders};
-use list::{Header, List};
+use list::{Header, List, Lookahead};
 
 /// The map, before and after it is checked.
 #[derive(Debug)]
@@ -29,6 +29,13 @@ pub(crate) struct Map<'a, M> {
 enum Kind<'a, M> {
     Tree(Tree<Frozen<'a, M>>),
     List(List<'a, M>),
+}
+
+/// What was looked at last.
+#[derive(Debug)]
+pub(crate) struct Cache<'a> {
+    leaf: LeafCache<'a, u64>,
+    ahead: Lookahead,
 }
 
 impl<M> Clone for Map<'_, M> {
@@ -92,7 +99,7 @@ impl<'a, M: FrozenMem> Map<'a, M> {
     ) -> Result<(), Fault> {
         match &mut self.kind {
             Kind::Tree(root) => tree::check(root, ram, scratch, workspace),
-            Kind::List(list) => list.check(ram, scratch),
+            Kind::List(list) => list.check(ram, scratch, workspace),
         }
     }
 
@@ -191,11 +198,14 @@ impl<'a, M: FrozenMem> Map<'a, M> {
 }
 
 impl<'a, M: FrozenMem> RunsByOrder for Map<'a, M> {
-    type Cache = LeafCache<'a, u64>;
+    type Cache = Cache<'a>;
     type Error = Fault;
 
     fn new_cache() -> Self::Cache {
-        LeafCache::EMPTY
+        Cache {
+            leaf: LeafCache::EMPTY,
+            ahead: Lookahead::EMPTY,
+        }
     }
 
     fn orders(&self) -> impl DoubleEndedIterator<Item = Order> {
@@ -211,8 +221,8 @@ impl<'a, M: FrozenMem> RunsByOrder for Map<'a, M> {
         cache: &mut Self::Cache,
     ) -> Result<Option<Run>, Fault> {
         match &self.kind {
-            Kind::Tree(tree) => Ok(tree.next_run(order, from, cache)?),
-            Kind::List(list) => list.next_run(order, from, place),
+            Kind::Tree(tree) => Ok(tree.next_run(order, from, &mut cache.leaf)?),
+            Kind::List(list) => list.next_run(order, from, place, &mut cache.ahead),
         }
     }
 }

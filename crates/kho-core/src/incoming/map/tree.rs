@@ -1,6 +1,6 @@
 //! Checking the pages of a radix tree.
 
-use kho_abi::radix;
+use kho_abi::radix::{self, Key};
 use kho_hal::{FrozenMem, PhysAddr};
 
 use crate::incoming::Fault;
@@ -41,7 +41,12 @@ pub(super) fn check<M: FrozenMem>(
         )?;
     }
     // That the leaves can be read is part of the check as well.
-    tree.visit_nodes(0, &mut |node| Ok(tree.words(node).map(|_| ())?))
+    tree.visit_nodes::<Fault>(0, &mut |node| Ok(tree.words(node).map(|_| ())?))?;
+    // No folio has key 0 or 1, so no order's keys begin there.
+    match tree.has_key(Key::new(0))? || tree.has_key(Key::new(1))? {
+        true => Err(Fault::NotAFolio { at: tree.root }),
+        false => Ok(()),
+    }
 }
 
 /// Checks a page of a map: aligned, RAM, and outside scratch.
