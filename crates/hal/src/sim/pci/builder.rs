@@ -233,6 +233,16 @@ impl SimFunction {
         self
     }
 
+    /// Lets only device 0 be reached below while ARI forwarding is off. Only after
+    /// [`SimFunction::with_express`], on a port.
+    pub fn with_ari_forwarding(mut self) -> Self {
+        if let Some(at) = self.last_capability {
+            self.behaviours
+                .push(Behaviour::AriForwarding { offset: at + 0x28 });
+        }
+        self
+    }
+
     /// PCI Express, version 2, with this port type (0 endpoint, 4 root port, 5 upstream and
     /// 6 downstream port of a switch). Endpoints have function-level reset.
     pub fn with_express(mut self, port_type: u8) -> Self {

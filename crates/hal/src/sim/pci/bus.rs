@@ -92,7 +92,9 @@ impl SimBus {
     pub fn peek(&self, at: Sbdf, access: Access) -> u32 {
         let state = self.state.lock();
         match state.functions.get(&at) {
-            Some(slot) if state.reachable(at, 0) => slot.function.peek(access),
+            Some(slot) if state.reachable(at) && !slot.function.is_busy() => {
+                slot.function.peek(access)
+            }
             _ => access.width().mask(),
         }
     }
@@ -140,26 +142,36 @@ impl SimBus {
 }
 
 impl State {
-    fn reachable(&self, at: Sbdf, depth: u8) -> bool {
+    /// Whether every bridge on the way forwards to the function.
+    fn reachable(&self, at: Sbdf) -> bool {
         let Some(slot) = self.functions.get(&at) else {
             return false;
         };
-        if !slot.present || depth > 32 {
-            return false;
-        }
-        if let Some(physical) = slot.physical {
-            return self.reachable(physical, depth + 1);
-        }
-        let Some(bridge_at) = slot.behind else {
-            return true;
+        // A virtual function answers where its physical one does.
+        let (mut here, mut slot) = match slot.physical.map(|at| (at, self.functions.get(&at))) {
+            None => (at, slot),
+            Some((physical, Some(slot))) => (physical, slot),
+            Some((_, None)) => return false,
         };
-        let Some(bridge) = self.functions.get(&bridge_at) else {
-            return false;
-        };
-        let (secondary, subordinate) = bridge.function.buses();
-        (secondary..=subordinate).contains(&at.bus())
-            && !bridge.function.is_closed()
-            && self.reachable(bridge_at, depth + 1)
+        for _ in 0..256 {
+            if !slot.present {
+                return false;
+            }
+            let Some(bridge_at) = slot.behind else {
+                return true;
+            };
+            let Some(bridge) = self.functions.get(&bridge_at) else {
+                return false;
+            };
+            let (secondary, subordinate) = bridge.function.buses();
+            let forwarded = (secondary..=subordinate).contains(&at.bus());
+            let hidden = here.device() != 0 && bridge.function.hides_devices();
+            if !forwarded || hidden || bridge.function.is_closed() {
+                return false;
+            }
+            (here, slot) = (bridge_at, bridge);
+        }
+        false
     }
 
     fn reset_below(&mut self, bridge: Sbdf, depth: u8) {
@@ -232,7 +244,7 @@ impl PciConfigAccess for SimBus {
         let mut state = self.state.lock();
         state.reads += 1;
         state.arrive(function, at)?;
-        let reachable = state.reachable(function, 0);
+        let reachable = state.reachable(function);
         let value = match state.functions.get_mut(&function) {
             Some(slot) if reachable => slot.function.read(at),
             _ => at.width().mask(),
@@ -258,7 +270,7 @@ impl PciConfigAccess for SimBus {
             value,
             write,
         });
-        if !state.reachable(function, 0) {
+        if !state.reachable(function) {
             return Ok(());
         }
         let effects = match state.functions.get_mut(&function) {

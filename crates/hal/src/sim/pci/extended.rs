@@ -133,7 +133,7 @@ impl SimFunction {
         if at != 0 {
             let capability = if extensions { 0x20 } else { 0 };
             self.registers.define(at + 4, 2, capability, 0, 0);
-            self.registers.define(at + 6, 2, 0, 0x7f, 0);
+            self.registers.define(at + 6, 2, 0, 0x3f, 0);
             self.registers.define(at + 8, 2, 0x1f00, 0, 9);
             if extensions {
                 self.registers.define(at + 0x0c, 4, 0, 0, 0x0007_0707);
@@ -141,10 +141,7 @@ impl SimFunction {
                     self.registers.define(at + register, 4, 0, 0x0007_0707, 0);
                 }
             }
-            self.behaviours.push(Behaviour::Pulse {
-                offset: at + 6,
-                mask: 0x40,
-            });
+            self.behaviours.push(Behaviour::Containment { at });
         }
         self
     }
@@ -170,6 +167,27 @@ impl SimFunction {
             let control = u32::from(index) | 1 << 5;
             self.registers.define(at + 8, 4, control, 0x3f00, 0);
             let control = at + 8;
+            self.resize_bar(control, bar, wide);
+            self.behaviours
+                .push(Behaviour::ResizableBar { control, bar, wide });
+        }
+        self
+    }
+
+    /// Resizable BAR for the third and fourth BAR of the virtual functions, as one of 64 bits.
+    /// Only after [`SimFunction::with_sriov`].
+    pub fn with_vf_resizable_bar(mut self, sizes: u16) -> Self {
+        let sriov = self.behaviours.iter().find_map(|b| match b {
+            Behaviour::Sriov { at, .. } => Some(*at),
+            _ => None,
+        });
+        let at = self.extended(0x0024, 1, 12);
+        if let (Some(sriov), true) = (sriov, at != 0) {
+            let (control, bar, wide) = (at + 8, sriov + 0x2c, true);
+            self.registers.define(bar, 4, 0x0c, 0, 0);
+            self.registers
+                .define(at + 4, 4, u32::from(sizes) << 4, 0, 0);
+            self.registers.define(control, 4, 2 | 1 << 5, 0x3f00, 0);
             self.resize_bar(control, bar, wide);
             self.behaviours
                 .push(Behaviour::ResizableBar { control, bar, wide });

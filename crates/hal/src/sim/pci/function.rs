@@ -40,6 +40,10 @@ pub(super) enum Behaviour {
     Power { offset: u16, no_soft_reset: bool },
     /// Bits that hold everything below in reset while set.
     HoldBelow { offset: u16, mask: u16 },
+    /// DPC capability: the software trigger takes the link down until the status is cleared.
+    Containment { at: u16 },
+    /// Device Control 2 of a port: without ARI forwarding, only device 0 is reached below.
+    AriForwarding { offset: u16 },
     /// SR-IOV capability.
     Sriov { at: u16, shape: Box<SriovShape> },
     /// Resizable BAR: control register, BAR offset, whether 64 bits wide.
@@ -128,8 +132,22 @@ impl SimFunction {
                 self.registers.value(offset, 2) as u16 & mask != 0
             }
             Behaviour::Power { offset, .. } => self.registers.value(offset, 1) & 3 == 3,
+            Behaviour::Containment { at } => self.registers.value(at + 8, 1) & 1 != 0,
             _ => false,
         })
+    }
+
+    /// Whether this port reaches only device 0 on the bus below.
+    pub fn hides_devices(&self) -> bool {
+        self.behaviours.iter().any(|behaviour| match *behaviour {
+            Behaviour::AriForwarding { offset } => self.registers.value(offset, 1) & 0x20 == 0,
+            _ => false,
+        })
+    }
+
+    /// Whether it is still busy after a reset and answers nothing.
+    pub fn is_busy(&self) -> bool {
+        self.not_ready > 0
     }
 
     /// Puts every register to its reset value.
@@ -218,6 +236,14 @@ impl SimFunction {
                     if written(offset, 2) && self.registers.value(offset, 2) as u16 & mask != 0 =>
                 {
                     effects.push(Effect::ResetBelow);
+                }
+                Behaviour::Containment { at } if written(at + 6, 2) => {
+                    let trigger = ones(at + 6) & 0x40 != 0;
+                    if trigger && self.registers.value(at + 6, 1) & 3 != 0 {
+                        let status = self.registers.value(at + 8, 2) | 1;
+                        self.registers.put(at + 8, 2, status);
+                        effects.push(Effect::ResetBelow);
+                    }
                 }
                 Behaviour::Sriov { at, shape } if written(at, 0x40) => {
                     self.place_virtual_functions(at, &shape);

@@ -1,0 +1,249 @@
+//! Taking a function into the cache.
+
+use core::fmt;
+
+use kho_hal::{Access, PciConfigAccess, Sbdf, Width};
+
+use crate::bits::ByteSet;
+use crate::cache::Cached;
+use crate::effects::{every_bus_above, pack};
+use crate::function::{Function, Kind, State};
+use crate::infer::Inference;
+use crate::line;
+use crate::space::{MAP, Space};
+use crate::sync::Ordering;
+use crate::walk::Source;
+
+/// What the owner of a function says about bytes that belong to no capability.
+///
+/// The specification says nothing about them. In practice most are not there and read as zero,
+/// and the rest are the vendor's: they may be status, or change with a write elsewhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unlisted {
+    /// Always ask the hardware. Right for every device.
+    #[default]
+    PassThrough,
+    /// They change only when they are written, and a function-level reset leaves them alone.
+    ///
+    /// Risk: a register that the device changes by itself is answered with an old value. For
+    /// devices whose documentation is known, or virtual ones.
+    Constant,
+    /// They are not there: zero is answered without asking the hardware even once. In a function
+    /// without PCI Express this is said of the first 256 bytes only.
+    ///
+    /// Risk: as for `Constant`, and a register that is there is never seen until it is written.
+    Absent,
+}
+
+/// Why a function could not be added. It is not in the cache then, and is passed through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AddError {
+    /// Vendor and class read as all ones: nothing is there.
+    Absent {
+        /// The function.
+        function: Sbdf,
+    },
+    /// The function is there and answers that it is not ready yet.
+    NotReady {
+        /// The function.
+        function: Sbdf,
+    },
+    /// Identity or header type could not be read.
+    Unreadable {
+        /// The function.
+        function: Sbdf,
+    },
+    /// No memory, or no place left.
+    NoMemory {
+        /// The function.
+        function: Sbdf,
+    },
+    /// It was reset or forgotten meanwhile.
+    Interrupted {
+        /// The function.
+        function: Sbdf,
+    },
+}
+
+impl fmt::Display for AddError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent { function } => write!(f, "{function}: nothing there"),
+            Self::NotReady { function } => write!(f, "{function}: not ready"),
+            Self::Unreadable { function } => write!(f, "{function}: identity unreadable"),
+            Self::NoMemory { function } => write!(f, "{function}: no memory for its cache"),
+            Self::Interrupted { function } => write!(f, "{function}: reset while being added"),
+        }
+    }
+}
+
+impl core::error::Error for AddError {}
+
+const HEADER_TYPE: u64 = 0x7f;
+const MAPPED: u64 = 1 << 8;
+const ADOPTED: u64 = 1 << 9;
+const UNLISTED_CONSTANT: u64 = 1 << 10;
+const UNLISTED_ABSENT: u64 = 1 << 11;
+
+impl<'m> Function<'m> {
+    pub(crate) fn is_bridge(&self) -> bool {
+        self.flags.load(Ordering::Acquire) & HEADER_TYPE == 1
+    }
+
+    pub(crate) fn is_mapped(&self) -> bool {
+        self.flags.load(Ordering::Acquire) & MAPPED != 0
+    }
+
+    /// Ends the unsettled state `now`, if it still holds.
+    pub(crate) fn settle(&self, now: State) -> Option<State> {
+        self.advance(now, Kind::Active).then(|| now.active())
+    }
+
+    /// Takes an inference over, and what the owner says about the rest.
+    fn set_map(&self, inference: &Inference) {
+        let flags = self.flags.load(Ordering::Acquire);
+        let declared = flags & (UNLISTED_CONSTANT | UNLISTED_ABSENT) != 0;
+        let short = flags & UNLISTED_ABSENT != 0 && !inference.express;
+        let unlisted = if declared && inference.is_complete() {
+            unlisted(inference, short)
+        } else {
+            ByteSet::EMPTY
+        };
+        for (word, region) in self.regions.iter().zip(
+            inference
+                .regions()
+                .map(Some)
+                .chain(core::iter::repeat(None)),
+        ) {
+            word.store(region.map_or(0, pack), Ordering::Release);
+        }
+        let inferred = inference.cacheable.words().iter();
+        let inferred = inferred.zip(inference.constant.words());
+        for (n, ((cacheable, constant), unlisted)) in
+            inferred.zip(unlisted.words()).enumerate().take(MAP)
+        {
+            if let Some(word) = self.constant.get(n) {
+                word.store(constant | unlisted, Ordering::Release);
+            }
+            if let Some(word) = self.space().and_then(|space| space.cacheable(n)) {
+                word.store(cacheable | unlisted, Ordering::Release);
+            }
+        }
+        if flags & UNLISTED_ABSENT != 0 {
+            for range in unlisted.ranges() {
+                for offset in range {
+                    if let Ok(at) = Access::new(offset, Width::U8) {
+                        self.prefill(at, 0);
+                    }
+                }
+            }
+        }
+        let header = u64::from(inference.header_type);
+        self.flags
+            .store(flags & !HEADER_TYPE | header | MAPPED, Ordering::Release);
+    }
+
+    /// For an adopted function: takes what the page knows about this line into use, once.
+    pub(crate) fn load_adopted(&self, at: Access) -> bool {
+        if self.flags.load(Ordering::Acquire) & ADOPTED == 0 {
+            return false;
+        }
+        self.load_line(line::of(at.offset()))
+    }
+}
+
+/// Bytes outside the header and every capability; only the first 256 if `short`.
+fn unlisted(inference: &Inference, short: bool) -> ByteSet {
+    let mut unlisted = ByteSet::EMPTY;
+    let mut from = 0;
+    let limit = if short { 0x100 } else { 0x1000 };
+    for range in inference.listed.ranges() {
+        unlisted.insert(from.min(limit)..range.start.min(limit));
+        from = range.end;
+    }
+    unlisted.insert(from.min(limit)..limit);
+    unlisted
+}
+
+impl<'m, C: PciConfigAccess> Cached<'m, C> {
+    /// Takes a function into the cache; its unlisted bytes are passed through.
+    ///
+    /// # Errors
+    /// As [`Cached::add_with`].
+    pub fn add(&self, function: Sbdf) -> Result<(), AddError> {
+        self.add_with(function, Unlisted::PassThrough)
+    }
+
+    /// Takes a function into the cache, or anew if it is in it.
+    ///
+    /// Walks its capabilities on the hardware: some fifty reads. Allocates the memory that holds
+    /// its registers (5 KiB) when the address is new.
+    ///
+    /// # Errors
+    /// [`AddError`]; the function is passed through then.
+    pub fn add_with(&self, function: Sbdf, unlisted: Unlisted) -> Result<(), AddError> {
+        let no_memory = AddError::NoMemory { function };
+        let entry = self.index.find_or_make(function).ok_or(no_memory)?;
+        if !entry.set_space(|| self.new_space()) {
+            return Err(no_memory);
+        }
+        let was_bridge = entry.is_bridge();
+        let now = entry.enter(Kind::Adding);
+        let added = match self.infer(entry, function, unlisted) {
+            Ok(()) if entry.advance(now, Kind::Active) => {
+                entry.publish(now.active());
+                return Ok(());
+            }
+            Ok(()) => Err(AddError::Interrupted { function }),
+            Err(error) => Err(error),
+        };
+        self.forget_with_below(entry, was_bridge.then(|| every_bus_above(function)));
+        added
+    }
+
+    fn new_space(&self) -> Option<Space<'m>> {
+        match &self.pages {
+            None => Some(Space::heap()),
+            Some(pages) => pages.space(),
+        }
+    }
+
+    fn infer(
+        &self,
+        entry: &Function<'m>,
+        function: Sbdf,
+        unlisted: Unlisted,
+    ) -> Result<(), AddError> {
+        entry.wipe(crate::function::Keep::Nothing);
+        entry.unhold();
+        let policy = match unlisted {
+            Unlisted::PassThrough => 0,
+            Unlisted::Constant => UNLISTED_CONSTANT,
+            Unlisted::Absent => UNLISTED_ABSENT,
+        };
+        entry.flags.store(policy, Ordering::Release);
+        let mut source = |at: Access| {
+            let value = self.hardware(&entry.counters, function, at).ok()?;
+            entry.prefill(at, value);
+            Some(value)
+        };
+        let unreadable = AddError::Unreadable { function };
+        let identity = source.u32(0).ok_or(unreadable)?;
+        let class = source.u32(8).ok_or(unreadable)?;
+        if class == u32::MAX {
+            return Err(AddError::Absent { function });
+        }
+        if identity & 0xffff == 0x0001 {
+            return Err(AddError::NotReady { function });
+        }
+        entry.set_identity(identity, class);
+        let inference = Inference::new(&mut source).ok_or(unreadable)?;
+        entry.set_map(&inference);
+        entry.hold(|at| self.hardware(&entry.counters, function, at).ok());
+        Ok(())
+    }
+
+    /// Makes sure that the function's capabilities are known.
+    pub(crate) fn map(&self, _entry: &Function<'_>) {}
+}

@@ -1,0 +1,72 @@
+//! A coherent cache of PCI configuration space.
+//!
+//! A read of configuration space takes a microsecond or more, and most of what is read never
+//! changes. [`Cached`] wraps an access method and is one itself: whoever used the hardware uses
+//! the cache, unchanged. What may be cached is inferred from each function's capabilities against
+//! a table.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`table`] | which registers may be cached, capability by capability |
+//! | [`rules`] | which writes have effects on other registers or functions |
+//! | [`walk`] | the capability lists, with bounds |
+//! | [`infer`] | the engine that applies the table to one function |
+//! | [`bits`] | sets of bytes |
+//!
+//! # The promise
+//! A cached read returns what the hardware would return at some moment between the call and the
+//! return. This holds for any number of CPUs, and it rests on three conditions:
+//! * Every write goes through the cache. Direct mappings of configuration space bypass it; call
+//!   [`Cached::forget`] or [`Cached::reset`] when one was used.
+//! * Bridges are added too: a reset or a new bus number below a bridge that the cache does not
+//!   know is not noticed.
+//! * What nobody writes is told: power lost, a device pulled out, a reset by firmware. See
+//!   [`Reset`].
+//!
+//! # Not supported
+//! PCI-X mode 2 extended space, CardBus beyond the identity, big-endian machines.
+//!
+//! # Features
+//! * `alloc`: the cache. Memory is allocated only when a function is added. Without it, only the
+//!   inference is there.
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "alloc")]
+extern crate alloc as std_alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod bits;
+pub mod infer;
+pub mod rules;
+pub mod table;
+pub mod walk;
+
+#[cfg(feature = "alloc")]
+mod add;
+#[cfg(feature = "alloc")]
+mod cache;
+#[cfg(feature = "alloc")]
+mod effects;
+#[cfg(feature = "alloc")]
+mod function;
+#[cfg(feature = "alloc")]
+mod index;
+#[cfg(feature = "alloc")]
+mod line;
+#[cfg(feature = "alloc")]
+mod space;
+#[cfg(feature = "alloc")]
+mod stats;
+#[cfg(feature = "alloc")]
+mod sync;
+
+#[cfg(feature = "alloc")]
+pub use add::{AddError, Unlisted};
+#[cfg(feature = "alloc")]
+pub use cache::{Bypass, Cached, Reset};
+pub use infer::{Inference, Region};
+#[cfg(feature = "alloc")]
+pub use stats::Stats;
+pub use walk::{CapId, Capability, Source};
