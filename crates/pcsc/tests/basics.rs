@@ -1,4 +1,5 @@
 //! What a caller sees of the cache, on simulated functions.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use kho_hal::sim::pci::{SimBus, SimFunction};
 use kho_hal::{PciConfigAccess, Sbdf};

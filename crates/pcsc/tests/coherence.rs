@@ -1,4 +1,5 @@
 //! The promise: a cached read returns what the hardware would return, whatever happened before.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
