@@ -1,5 +1,10 @@
 //! The promise: a cached read returns what the hardware would return, whatever happened before.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests"
+)]
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
