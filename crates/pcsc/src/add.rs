@@ -91,6 +91,15 @@ impl<'m> Function<'m> {
         self.flags.load(Ordering::Acquire) & HEADER_TYPE == 1
     }
 
+    /// Bits of bitmap word `n` that may be answered: those marked, and the reserved ones.
+    pub(crate) fn answerable(&self, n: usize) -> u64 {
+        let header = (self.flags.load(Ordering::Acquire) & HEADER_TYPE) as u8;
+        let marked = self.space().and_then(|space| space.cacheable(n));
+        marked.map_or(0, |word| {
+            word.load(Ordering::Acquire) | reserved_bits(n, header)
+        })
+    }
+
     pub(crate) fn is_mapped(&self) -> bool {
         self.flags.load(Ordering::Acquire) & MAPPED != 0
     }
@@ -124,7 +133,8 @@ impl<'m> Function<'m> {
             inferred.zip(unlisted.words()).enumerate().take(MAP)
         {
             if let Some(word) = self.constant.get(n) {
-                word.store(constant | unlisted, Ordering::Release);
+                let reserved = reserved_bits(n, inference.header_type);
+                word.store(constant | unlisted | reserved, Ordering::Release);
             }
             if let Some(word) = self.space().and_then(|space| space.cacheable(n)) {
                 word.store(cacheable | unlisted, Ordering::Release);
@@ -151,6 +161,14 @@ impl<'m> Function<'m> {
         }
         self.load_line(line::of(at.offset()))
     }
+}
+
+/// Reserved header bytes in bitmap word `n`.
+fn reserved_bits(n: usize, header_type: u8) -> u64 {
+    let mut words = crate::bits::masks(crate::table::reserved(header_type));
+    words
+        .find(|(word, _)| *word == n)
+        .map_or(0, |(_, mask)| mask)
 }
 
 /// Bytes outside the header and every capability; only the first 256 if `short`.

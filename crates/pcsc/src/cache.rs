@@ -272,7 +272,13 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
                 Kind::Unsettled => {
                     function.counters.bypassed.bump();
                     let value = self.hardware(&function.counters, place, at)?;
-                    match function.sighting(at, value) {
+                    let mut sighting = function.sighting(at, value);
+                    if sighting == Sighting::Unclear && value != at.width().mask() {
+                        // It answers: one look at its class decides, instead of many reads that
+                        // say little.
+                        sighting = self.look(function, place);
+                    }
+                    match sighting {
                         Sighting::Unclear => {}
                         Sighting::Same => {
                             if let Some(now) = function.settle(state) {
@@ -293,6 +299,16 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         }
         function.counters.bypassed.bump();
         self.hardware(&function.counters, place, at)
+    }
+
+    /// Reads the class of an unsettled function.
+    fn look(&self, function: &Function<'_>, place: Sbdf) -> Sighting {
+        let seen = Access::new(8, kho_hal::Width::U32)
+            .map(|at| (at, self.hardware(&function.counters, place, at)));
+        match seen {
+            Ok((at, Ok(value))) => function.sighting(at, value),
+            _ => Sighting::Unclear,
+        }
     }
 
     fn miss_active(

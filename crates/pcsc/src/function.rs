@@ -209,8 +209,7 @@ impl<'m> Function<'m> {
     /// Whether every byte may be cached.
     pub(crate) fn may_cache(&self, at: Access) -> bool {
         let (word, mask) = word_mask(at);
-        let map = self.space.get().and_then(|space| space.cacheable(word));
-        map.is_some_and(|map| map.load(Ordering::Acquire) & mask == mask)
+        self.answerable(word) & mask == mask
     }
 
     /// Whether every byte is constant.
@@ -386,8 +385,9 @@ impl<'m> Function<'m> {
         let Some(space) = self.space.get() else {
             return 0;
         };
-        let load = |word: Option<&AtomicU64>| word.map_or(0, |word| word.load(Ordering::Acquire));
-        let both = load(space.known(line / 2)) & load(space.cacheable(line / 2));
+        let known = space.known(line / 2);
+        let known = known.map_or(0, |word| word.load(Ordering::Acquire));
+        let both = known & self.answerable(line / 2);
         both >> (32 * (line % 2)) & line::BYTES
     }
 

@@ -3,7 +3,7 @@
 use core::ops::Range;
 
 use crate::bits::ByteSet;
-use crate::table::{Class, HEADER_0, HEADER_1, HEADER_2, Len, Row, entry_of};
+use crate::table::{Class, HEADER_0, HEADER_1, HEADER_2, HEADER_VF, Len, Row, entry_of};
 use crate::walk::{CapId, Capability, End, Source, walk_extended, walk_standard};
 
 /// Capabilities of one function that are told apart; more are not cached.
@@ -85,6 +85,11 @@ impl Inference {
         if self.express {
             let end = walk_extended(source, |found| self.add(found));
             self.complete &= end == End::Complete;
+            if source.u32(0x100) == Some(0) {
+                // The header that stands for "no extended capability": PCI Express Base 5.0, 7.9.2.
+                self.listed.insert(0x100..0x104);
+                self.mark(0x100..0x104, Class::Constant);
+            }
         } else if extended {
             // PCI-X 2.0 may have a second list; it is not followed, so nothing is known there.
             self.complete = false;
@@ -143,7 +148,9 @@ impl Inference {
             None => Some(0),
             Some(flags) => flags.map(|flags| flags >> 4 & 15),
         };
+        let virtual_function = source.u16(0) == Some(0xffff);
         let rows = match self.header_type {
+            0 if virtual_function => HEADER_VF,
             0 => HEADER_0,
             1 => HEADER_1,
             2 => HEADER_2,

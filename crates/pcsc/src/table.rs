@@ -179,6 +179,27 @@ pub const HEADER_0: &[Row] = &[
     c(0x3d, 0x3f),                        // interrupt pin, min grant, max latency
 ];
 
+/// Header type 0 of a virtual function: what a physical function's software writes is read-only
+/// here, mostly zero. PCI Express Base 5.0, 9.3.4.1.
+pub const HEADER_VF: &[Row] = &[
+    c(0x00, 0x03), // read as ones
+    c(0x08, 0x0e),
+    c(0x10, 0x33),
+    c(0x34, 0x34).when(0x06, 0x10, 0x10),
+    c(0x3c, 0x3f),
+];
+
+/// Bytes of the header that are reserved in this header type. PCI Local Bus 3.0, 6.1, has them
+/// read as zero, so they are answered like constants, but they are not marked as cacheable: a
+/// reader of the handed-over page takes marks there for the sign of another format.
+pub const fn reserved(header_type: u8) -> core::ops::Range<u16> {
+    match header_type {
+        0 => 0x35..0x3c,
+        1 => 0x35..0x38,
+        _ => 0..0,
+    }
+}
+
 /// Header type 1: bridges.
 pub const HEADER_1: &[Row] = &[
     c(0x00, 0x03),
