@@ -81,6 +81,7 @@ impl fmt::Display for AddError {
 impl core::error::Error for AddError {}
 
 const HEADER_TYPE: u64 = 0x7f;
+const NO_BIST: u64 = 1 << 7;
 const MAPPED: u64 = 1 << 8;
 const ADOPTED: u64 = 1 << 9;
 const UNLISTED_CONSTANT: u64 = 1 << 10;
@@ -91,12 +92,13 @@ impl<'m> Function<'m> {
         self.flags.load(Ordering::Acquire) & HEADER_TYPE == 1
     }
 
-    /// Bits of bitmap word `n` that may be answered: those marked, and the reserved ones.
+    /// Bits of bitmap word `n` that may be answered: those marked, and those that are fixed.
     pub(crate) fn answerable(&self, n: usize) -> u64 {
-        let header = (self.flags.load(Ordering::Acquire) & HEADER_TYPE) as u8;
+        let flags = self.flags.load(Ordering::Acquire);
+        let (header, has_bist) = ((flags & HEADER_TYPE) as u8, flags & NO_BIST == 0);
         let marked = self.space().and_then(|space| space.cacheable(n));
         marked.map_or(0, |word| {
-            word.load(Ordering::Acquire) | reserved_bits(n, header)
+            word.load(Ordering::Acquire) | fixed_bits(n, header, has_bist)
         })
     }
 
@@ -133,8 +135,8 @@ impl<'m> Function<'m> {
             inferred.zip(unlisted.words()).enumerate().take(MAP)
         {
             if let Some(word) = self.constant.get(n) {
-                let reserved = reserved_bits(n, inference.header_type);
-                word.store(constant | unlisted | reserved, Ordering::Release);
+                let fixed = fixed_bits(n, inference.header_type, inference.has_bist);
+                word.store(constant | unlisted | fixed, Ordering::Release);
             }
             if let Some(word) = self.space().and_then(|space| space.cacheable(n)) {
                 word.store(cacheable | unlisted, Ordering::Release);
@@ -150,8 +152,10 @@ impl<'m> Function<'m> {
             }
         }
         let header = u64::from(inference.header_type);
+        let bist = if inference.has_bist { 0 } else { NO_BIST };
+        let kept = flags & !(HEADER_TYPE | NO_BIST);
         self.flags
-            .store(flags & !HEADER_TYPE | header | MAPPED, Ordering::Release);
+            .store(kept | header | bist | MAPPED, Ordering::Release);
     }
 
     /// For an adopted function: takes what the page knows about this line into use, once.
@@ -163,12 +167,14 @@ impl<'m> Function<'m> {
     }
 }
 
-/// Reserved header bytes in bitmap word `n`.
-fn reserved_bits(n: usize, header_type: u8) -> u64 {
-    let mut words = crate::bits::masks(crate::table::reserved(header_type));
-    words
-        .find(|(word, _)| *word == n)
-        .map_or(0, |(_, mask)| mask)
+/// Header bytes that are fixed, in bitmap word `n`.
+fn fixed_bits(n: usize, header_type: u8, has_bist: bool) -> u64 {
+    if n > 0 {
+        return 0;
+    }
+    let fixed = crate::table::fixed(header_type, has_bist);
+    let words = fixed.into_iter().flat_map(crate::bits::masks);
+    words.fold(0, |bits, (_, mask)| bits | mask)
 }
 
 /// Bytes outside the header and every capability; only the first 256 if `short`.

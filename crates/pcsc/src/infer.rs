@@ -25,6 +25,8 @@ pub struct Region {
 pub struct Inference {
     /// Header type without the multifunction bit.
     pub header_type: u8,
+    /// Whether the function has a built-in self test, or may have one.
+    pub has_bist: bool,
     /// Whether there is a PCI Express capability.
     pub express: bool,
     /// Bytes that may be cached.
@@ -49,6 +51,7 @@ impl Inference {
         let header_type = source.u8(0x0e)? & 0x7f;
         let mut inference = Self {
             header_type,
+            has_bist: source.u8(0x0f).is_none_or(|bist| bist & 0x80 != 0),
             express: false,
             cacheable: ByteSet::EMPTY,
             constant: ByteSet::EMPTY,

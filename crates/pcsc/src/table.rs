@@ -9,7 +9,7 @@
 //! # Fields that look cacheable and are not
 //! | field | why |
 //! | --- | --- |
-//! | BIST (header 0f) | start bit clears itself, the code is the device's |
+//! | BIST (header 0f), in a function that has it | start bit clears itself, the code is the device's |
 //! | secondary status (type 1, 1e), bridge control high byte (3f) of PCI bridges | write-one-to-clear |
 //! | VPD address (2-3) | the flag turns when the transfer is done |
 //! | Device Capabilities bits 25:18 (bytes 6-7) of functions facing upstream | captured slot power limit, set by a message |
@@ -189,15 +189,22 @@ pub const HEADER_VF: &[Row] = &[
     c(0x3c, 0x3f),
 ];
 
-/// Bytes of the header that are reserved in this header type. PCI Local Bus 3.0, 6.1, has them
-/// read as zero, so they are answered like constants, but they are not marked as cacheable: a
-/// reader of the handed-over page takes marks there for the sign of another format.
-pub const fn reserved(header_type: u8) -> core::ops::Range<u16> {
-    match header_type {
+/// Bytes of the header that the specification fixes at zero in this header type: reserved ones
+/// (PCI Local Bus 3.0, 6.1), and BIST in a function that has none (6.2.4).
+///
+/// They are answered like constants, but they are not marked as cacheable: a reader of the
+/// handed-over page takes marks there for the sign of another format.
+pub const fn fixed(header_type: u8, has_bist: bool) -> [core::ops::Range<u16>; 2] {
+    let reserved = match header_type {
         0 => 0x35..0x3c,
         1 => 0x35..0x38,
         _ => 0..0,
-    }
+    };
+    let bist = match header_type {
+        0 | 1 if !has_bist => 0x0f..0x10,
+        _ => 0..0,
+    };
+    [bist, reserved]
 }
 
 /// Header type 1: bridges.
