@@ -9,8 +9,7 @@ use crate::cache::Cached;
 use crate::effects::{every_bus_above, pack};
 use crate::function::{Function, Kind, State};
 use crate::infer::Inference;
-use crate::line;
-use crate::space::{MAP, Space};
+use crate::space::{LINES, MAP, Space};
 use crate::sync::Ordering;
 use crate::walk::Source;
 
@@ -33,6 +32,29 @@ pub enum Unlisted {
     ///
     /// Risk: as for `Constant`, and a register that is there is never seen until it is written.
     Absent,
+}
+
+/// How a function came into the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Added {
+    /// By walking its capabilities on the hardware; nothing was saved of it.
+    Inferred,
+    /// With what a predecessor saved.
+    Restored,
+    /// By walking its capabilities, although something was saved of it.
+    Distrusted(Distrust),
+}
+
+/// Why what was saved of a function is not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Distrust {
+    /// Its description or its page is damaged, or of the other [`crate::Variant`].
+    Damaged,
+    /// The page does not say which device it is of.
+    Unidentified,
+    /// Another device is there now: vendor, device, class, revision or header type differ.
+    Changed,
 }
 
 /// Why a function could not be added. It is not in the cache then, and is passed through.
@@ -86,6 +108,7 @@ const MAPPED: u64 = 1 << 8;
 const ADOPTED: u64 = 1 << 9;
 const UNLISTED_CONSTANT: u64 = 1 << 10;
 const UNLISTED_ABSENT: u64 = 1 << 11;
+const OTHER_RULES: u64 = 1 << 12;
 
 impl<'m> Function<'m> {
     pub(crate) fn is_bridge(&self) -> bool {
@@ -158,12 +181,52 @@ impl<'m> Function<'m> {
             .store(kept | header | bist | MAPPED, Ordering::Release);
     }
 
-    /// For an adopted function: takes what the page knows about this line into use, once.
-    pub(crate) fn load_adopted(&self, at: Access) -> bool {
-        if self.flags.load(Ordering::Acquire) & ADOPTED == 0 {
-            return false;
+    pub(crate) fn is_endpoint(&self) -> bool {
+        self.flags.load(Ordering::Acquire) & HEADER_TYPE == 0
+    }
+
+    /// Notes that the page is a predecessor's. `header` is the dword at 0ch.
+    pub(crate) fn set_adopted(&self, policy: u64, header: u32, same_rules: bool) {
+        let header_type = u64::from(header >> 16) & HEADER_TYPE;
+        let bist = if header >> 31 == 0 { NO_BIST } else { 0 };
+        let rules = if same_rules { 0 } else { OTHER_RULES };
+        let flags = policy | ADOPTED | rules | header_type | bist;
+        self.flags.store(flags, Ordering::Release);
+    }
+
+    /// A register for the walk of an adopted function: what its page knows, or follows from what
+    /// is marked in it. Hardware is asked only for what is marked and was forgotten.
+    fn saved_register(&self, at: Access, hardware: impl FnOnce() -> Option<u32>) -> Option<u32> {
+        let flags = self.flags.load(Ordering::Acquire);
+        if flags & OTHER_RULES != 0 {
+            return hardware();
         }
-        self.load_line(line::of(at.offset()))
+        let marked = |offset: u16| {
+            Access::new(offset, Width::U8).is_ok_and(|pointer| self.may_cache(pointer))
+        };
+        match (at.offset(), at.width()) {
+            // Seen by the identity check.
+            (0x0f, Width::U8) if flags & NO_BIST == 0 => Some(0x80),
+            (0x0f, Width::U8) => Some(0),
+            // Status: the pointer is marked where there is a list.
+            (0x06, Width::U16) => Some(if marked(0x34) { 0x10 } else { 0 }),
+            _ => match self.page_register(at) {
+                None if self.may_cache(at) => hardware(),
+                known => known,
+            },
+        }
+    }
+
+    /// After the map of an adopted function is made: what the page knows is answered.
+    fn load_lines(&self, marked_before: impl Fn(usize) -> u64) {
+        for n in 0..MAP {
+            if let Some(known) = self.space().and_then(|space| space.known(n)) {
+                known.fetch_and(marked_before(n) & self.answerable(n), Ordering::AcqRel);
+            }
+        }
+        for line in 0..LINES {
+            self.load_line(line);
+        }
     }
 }
 
@@ -195,35 +258,45 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
     ///
     /// # Errors
     /// As [`Cached::add_with`].
-    pub fn add(&self, function: Sbdf) -> Result<(), AddError> {
+    pub fn add(&self, function: Sbdf) -> Result<Added, AddError> {
         self.add_with(function, Unlisted::PassThrough)
     }
 
     /// Takes a function into the cache, or anew if it is in it.
     ///
-    /// Walks its capabilities on the hardware: some fifty reads. Allocates the memory that holds
-    /// its registers (5 KiB) when the address is new.
+    /// A function that a predecessor saved is identified with three reads and is ready then.
+    /// Otherwise its capabilities are walked on the hardware: some fifty reads. Allocates the
+    /// memory that holds its registers (5 KiB) when the address is new and nothing was saved.
     ///
     /// # Errors
     /// [`AddError`]; the function is passed through then.
-    pub fn add_with(&self, function: Sbdf, unlisted: Unlisted) -> Result<(), AddError> {
+    pub fn add_with(&self, function: Sbdf, unlisted: Unlisted) -> Result<Added, AddError> {
         let no_memory = AddError::NoMemory { function };
         let entry = self.index.find_or_make(function).ok_or(no_memory)?;
+        let policy = match unlisted {
+            Unlisted::PassThrough => 0,
+            Unlisted::Constant => UNLISTED_CONSTANT,
+            Unlisted::Absent => UNLISTED_ABSENT,
+        };
+        let how = self.adopt(entry, function, policy)?;
+        if how == Added::Restored {
+            return Ok(how);
+        }
         if !entry.set_space(|| self.new_space()) {
             return Err(no_memory);
         }
         let was_bridge = entry.is_bridge();
         let now = entry.enter(Kind::Adding);
-        let added = match self.infer(entry, function, unlisted) {
+        let added = match self.infer(entry, function, policy) {
             Ok(()) if entry.advance(now, Kind::Active) => {
                 entry.publish(now.active());
-                return Ok(());
+                return Ok(how);
             }
-            Ok(()) => Err(AddError::Interrupted { function }),
-            Err(error) => Err(error),
+            Ok(()) => AddError::Interrupted { function },
+            Err(error) => error,
         };
         self.forget_with_below(entry, was_bridge.then(|| every_bus_above(function)));
-        added
+        Err(added)
     }
 
     fn new_space(&self) -> Option<Space<'m>> {
@@ -233,19 +306,9 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         }
     }
 
-    fn infer(
-        &self,
-        entry: &Function<'m>,
-        function: Sbdf,
-        unlisted: Unlisted,
-    ) -> Result<(), AddError> {
+    fn infer(&self, entry: &Function<'m>, function: Sbdf, policy: u64) -> Result<(), AddError> {
         entry.wipe(crate::function::Keep::Nothing);
         entry.unhold();
-        let policy = match unlisted {
-            Unlisted::PassThrough => 0,
-            Unlisted::Constant => UNLISTED_CONSTANT,
-            Unlisted::Absent => UNLISTED_ABSENT,
-        };
         entry.flags.store(policy, Ordering::Release);
         let mut source = |at: Access| {
             let value = self.hardware(&entry.counters, function, at).ok()?;
@@ -258,7 +321,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         if class == u32::MAX {
             return Err(AddError::Absent { function });
         }
-        if identity & 0xffff == 0x0001 {
+        if identity == 0xffff_0001 {
             return Err(AddError::NotReady { function });
         }
         entry.set_identity(identity, class);
@@ -268,6 +331,24 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         Ok(())
     }
 
-    /// Makes sure that the function's capabilities are known.
-    pub(crate) fn map(&self, _entry: &Function<'_>) {}
+    /// Makes sure that the function's capabilities are known: an adopted function is mapped when
+    /// it is first used, from what its page knows.
+    pub(crate) fn map(&self, entry: &Function<'_>) {
+        if entry.is_mapped() || entry.state().kind() != Kind::Active {
+            return;
+        }
+        let marked: [u64; MAP] = core::array::from_fn(|n| {
+            let word = entry.space().and_then(|space| space.cacheable(n));
+            word.map_or(0, |word| word.load(Ordering::Acquire))
+        });
+        let mut source = |at: Access| {
+            entry.saved_register(at, || {
+                self.hardware(&entry.counters, entry.place(), at).ok()
+            })
+        };
+        if let Some(inference) = Inference::new(&mut source) {
+            entry.set_map(&inference);
+            entry.load_lines(|n| marked.get(n).copied().unwrap_or(0));
+        }
+    }
 }

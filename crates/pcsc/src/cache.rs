@@ -55,6 +55,8 @@ pub struct Cached<'m, C> {
     enabled: AtomicBool,
     clock: Option<fn() -> u64>,
     pub(crate) pages: Option<Pages<'m>>,
+    #[cfg(not(loom))]
+    pub(crate) saved: Option<crate::persist::Saved>,
     /// For functions that are not in the cache.
     pub(crate) other: Counters,
 }
@@ -68,6 +70,8 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
             enabled: AtomicBool::new(true),
             clock: None,
             pages: None,
+            #[cfg(not(loom))]
+            saved: None,
             other: Counters::new(),
         }
     }
@@ -153,6 +157,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
     /// Takes a function out, and what is on these buses below it.
     pub(crate) fn forget_with_below(&self, function: &Function<'_>, below: Option<(u8, u8)>) {
         let known = function.state().kind() != Kind::Vacant;
+        self.map(function);
         self.forget_one(function);
         if !known {
             return;
@@ -182,7 +187,6 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
                     _ => Keep::Nothing,
                 };
                 if let Some(function) = self.index.find(function) {
-                    self.map(function);
                     self.reset_one(function, keep);
                     if function.has_virtual_functions() {
                         self.forget_virtual_functions(function.place().segment());
@@ -216,6 +220,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
     }
 
     pub(crate) fn reset_one(&self, function: &Function<'_>, keep: Keep) {
+        self.map(function);
         if let Some(now) = self.start_reset(function, keep) {
             function.counters.resets.bump();
             function.advance(now, Kind::Unsettled);
@@ -319,12 +324,10 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
     ) -> Result<u32, PciError> {
         if !function.is_mapped() {
             self.map(function);
-        }
-        if function.load_adopted(at)
-            && let Some(value) = function.hit(at)
-        {
-            function.counters.hits.bump();
-            return Ok(value);
+            if let Some(value) = function.hit(at) {
+                function.counters.hits.bump();
+                return Ok(value);
+            }
         }
         if !function.may_cache(at) {
             function.counters.uncacheable.bump();

@@ -372,13 +372,47 @@ impl<'m> Function<'m> {
     }
 
     /// Lets everything that the page knows of a line be answered, if the line was never used.
-    pub(crate) fn load_line(&self, index: usize) -> bool {
-        let Some(line) = self.lines.get(index) else {
-            return false;
-        };
-        let next = line::bumped(0, 0) | self.known_bits(index);
-        line.compare_exchange(0, next, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
+    pub(crate) fn load_line(&self, index: usize) {
+        if let Some(line) = self.lines.get(index) {
+            let next = line::bumped(0, 0) | self.known_bits(index);
+            // A line that was used meanwhile is left as it is.
+            let _ = line.compare_exchange(0, next, Ordering::AcqRel, Ordering::Acquire);
+        }
+    }
+
+    /// Makes the page say what is known now, for the next program. Constants that wait for the
+    /// function to settle are in the page already.
+    pub(crate) fn sync_known(&self) {
+        for n in 0..MAP {
+            let Some(space) = self.space.get() else {
+                return;
+            };
+            let (Some(known), Some(marked)) = (space.known(n), space.cacheable(n)) else {
+                return;
+            };
+            let marked = marked.load(Ordering::Acquire);
+            if self.state().kind() != Kind::Active {
+                known.fetch_and(marked, Ordering::AcqRel);
+                continue;
+            }
+            let lines = || {
+                let line = |n: usize| self.lines.get(n).map_or(0, |l| l.load(Ordering::Acquire));
+                (line(2 * n), line(2 * n + 1))
+            };
+            let mut before = lines();
+            loop {
+                let bits = before.0 & line::BYTES | (before.1 & line::BYTES) << 32;
+                known.store(bits & marked, Ordering::SeqCst);
+                // An invalidation clears the page's bit after the line's: one that these loads
+                // do not see clears what was just stored.
+                let after = lines();
+                let generations = |(low, high)| (line::generation(low), line::generation(high));
+                if generations(before) == generations(after) {
+                    break;
+                }
+                before = after;
+            }
+        }
     }
 
     fn known_bits(&self, line: usize) -> u64 {
@@ -412,10 +446,15 @@ impl<'m> Function<'m> {
     }
 
     fn known_constant(&self, at: Access) -> Option<u32> {
+        self.is_constant(at).then(|| self.page_register(at))?
+    }
+
+    /// The value in the page, if every byte is known there and may be answered.
+    pub(crate) fn page_register(&self, at: Access) -> Option<u32> {
         let (word, mask) = word_mask(at);
         let space = self.space.get()?;
-        let constant = self.constant.get(word)?.load(Ordering::Acquire);
-        if space.known(word)?.load(Ordering::Acquire) & constant & mask != mask {
+        let known = space.known(word)?.load(Ordering::Acquire) & self.answerable(word);
+        if known & mask != mask {
             return None;
         }
         let value = space.value(at.offset())?.load(Ordering::Acquire);

@@ -55,6 +55,8 @@ mod function;
 mod index;
 #[cfg(feature = "alloc")]
 mod line;
+#[cfg(all(feature = "alloc", not(loom)))]
+mod persist;
 #[cfg(feature = "alloc")]
 mod space;
 #[cfg(feature = "alloc")]
@@ -63,10 +65,12 @@ mod stats;
 mod sync;
 
 #[cfg(feature = "alloc")]
-pub use add::{AddError, Unlisted};
+pub use add::{AddError, Added, Distrust, Unlisted};
 #[cfg(feature = "alloc")]
 pub use cache::{Bypass, Cached, Reset};
 pub use infer::{Inference, Region};
+#[cfg(all(feature = "alloc", not(loom)))]
+pub use persist::{Saved, SavedError, Variant};
 #[cfg(feature = "alloc")]
 pub use stats::Stats;
 pub use walk::{CapId, Capability, Source};

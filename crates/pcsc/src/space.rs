@@ -28,7 +28,6 @@ pub(crate) enum Space<'m> {
     Heap(Box<[AtomicU64]>),
     /// Pages that can survive: their physical address, and their words.
     #[cfg(not(loom))]
-    #[expect(dead_code, reason = "addr")]
     Pages(kho_hal::PhysAddr, &'m [AtomicU64]),
     #[cfg(loom)]
     #[allow(
