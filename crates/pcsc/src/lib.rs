@@ -18,8 +18,8 @@
 //! return. This holds for any number of CPUs, and it rests on three conditions:
 //! * Every write goes through the cache. Direct mappings of configuration space bypass it; call
 //!   [`Cached::forget`] or [`Cached::reset`] when one was used.
-//! * Bridges are added too: a reset or a new bus number below a bridge that the cache does not
-//!   know is not noticed.
+//! * Bridges are added too, and physical functions along with their virtual ones: a reset, a new
+//!   bus number or a cleared VF Enable is not noticed in a function that the cache does not know.
 //! * What nobody writes is told: power lost, a device pulled out, a reset by firmware. See
 //!   [`Reset`].
 //!

@@ -310,8 +310,8 @@ fn run(cache: &Cached<'_, &SimBus>, bus: &SimBus, op: &Op) {
             } else {
                 Unlisted::PassThrough
             };
-            // Bridges are in the cache before what is below them.
-            for function in [PORT, SWITCH, function] {
+            // Bridges are in the cache before what is below, physical functions before virtual.
+            for function in [PORT, SWITCH, PF, function] {
                 let _ = cache.add_with(function, policy);
             }
         }
