@@ -7,7 +7,11 @@ use kho_hal::{Access, PciConfigAccess, Sbdf, Width};
 use crate::bits::ByteSet;
 use crate::cache::Cached;
 use crate::effects::{every_bus_above, pack};
-use crate::function::{Function, Kind, State};
+use crate::flags::{
+    ADOPTED, HEADER_TYPE, MAPPED, NO_BIST, OTHER_RULES, UNLISTED_ABSENT, UNLISTED_CONSTANT,
+    fixed_bits,
+};
+use crate::function::{Function, Keep, Kind};
 use crate::infer::Inference;
 use crate::space::{LINES, MAP, Space};
 use crate::sync::Ordering;
@@ -102,38 +106,7 @@ impl fmt::Display for AddError {
 
 impl core::error::Error for AddError {}
 
-const HEADER_TYPE: u64 = 0x7f;
-const NO_BIST: u64 = 1 << 7;
-const MAPPED: u64 = 1 << 8;
-const ADOPTED: u64 = 1 << 9;
-const UNLISTED_CONSTANT: u64 = 1 << 10;
-const UNLISTED_ABSENT: u64 = 1 << 11;
-const OTHER_RULES: u64 = 1 << 12;
-
 impl<'m> Function<'m> {
-    pub(crate) fn is_bridge(&self) -> bool {
-        self.flags.load(Ordering::Acquire) & HEADER_TYPE == 1
-    }
-
-    /// Bits of bitmap word `n` that may be answered: those marked, and those that are fixed.
-    pub(crate) fn answerable(&self, n: usize) -> u64 {
-        let flags = self.flags.load(Ordering::Acquire);
-        let (header, has_bist) = ((flags & HEADER_TYPE) as u8, flags & NO_BIST == 0);
-        let marked = self.space().and_then(|space| space.cacheable(n));
-        marked.map_or(0, |word| {
-            word.load(Ordering::Acquire) | fixed_bits(n, header, has_bist)
-        })
-    }
-
-    pub(crate) fn is_mapped(&self) -> bool {
-        self.flags.load(Ordering::Acquire) & MAPPED != 0
-    }
-
-    /// Ends the unsettled state `now`, if it still holds.
-    pub(crate) fn settle(&self, now: State) -> Option<State> {
-        self.advance(now, Kind::Active).then(|| now.active())
-    }
-
     /// Takes an inference over, and what the owner says about the rest.
     fn set_map(&self, inference: &Inference) {
         let flags = self.flags.load(Ordering::Acquire);
@@ -181,10 +154,6 @@ impl<'m> Function<'m> {
             .store(kept | header | bist | MAPPED, Ordering::Release);
     }
 
-    pub(crate) fn is_endpoint(&self) -> bool {
-        self.flags.load(Ordering::Acquire) & HEADER_TYPE == 0
-    }
-
     /// Notes that the page is a predecessor's. `header` is the dword at 0ch.
     pub(crate) fn set_adopted(&self, policy: u64, header: u32, same_rules: bool) {
         let header_type = u64::from(header >> 16) & HEADER_TYPE;
@@ -228,16 +197,6 @@ impl<'m> Function<'m> {
             self.load_line(line);
         }
     }
-}
-
-/// Header bytes that are fixed, in bitmap word `n`.
-fn fixed_bits(n: usize, header_type: u8, has_bist: bool) -> u64 {
-    if n > 0 {
-        return 0;
-    }
-    let fixed = crate::table::fixed(header_type, has_bist);
-    let words = fixed.into_iter().flat_map(crate::bits::masks);
-    words.fold(0, |bits, (_, mask)| bits | mask)
 }
 
 /// Bytes outside the header and every capability; only the first 256 if `short`.
@@ -290,6 +249,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         let added = match self.infer(entry, function, policy) {
             Ok(()) if entry.advance(now, Kind::Active) => {
                 entry.publish(now.active());
+                self.unless_enabled_reset(entry);
                 return Ok(how);
             }
             Ok(()) => AddError::Interrupted { function },
@@ -307,7 +267,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
     }
 
     fn infer(&self, entry: &Function<'m>, function: Sbdf, policy: u64) -> Result<(), AddError> {
-        entry.wipe(crate::function::Keep::Nothing);
+        entry.wipe(Keep::Nothing);
         entry.unhold();
         entry.flags.store(policy, Ordering::Release);
         let mut source = |at: Access| {
@@ -349,6 +309,14 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         if let Some(inference) = Inference::new(&mut source) {
             entry.set_map(&inference);
             entry.load_lines(|n| marked.get(n).copied().unwrap_or(0));
+            self.unless_enabled_reset(entry);
+        }
+    }
+
+    /// Takes back what was just put in, if the cache is off or goes off meanwhile.
+    fn unless_enabled_reset(&self, entry: &Function<'_>) {
+        if !self.is_enabled() {
+            self.reset_one(entry, Keep::Constants);
         }
     }
 }

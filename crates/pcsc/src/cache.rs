@@ -55,7 +55,6 @@ pub struct Cached<'m, C> {
     enabled: AtomicBool,
     clock: Option<fn() -> u64>,
     pub(crate) pages: Option<Pages<'m>>,
-    #[cfg(not(loom))]
     pub(crate) saved: Option<crate::persist::Saved>,
     /// For functions that are not in the cache.
     pub(crate) other: Counters,
@@ -70,7 +69,6 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
             enabled: AtomicBool::new(true),
             clock: None,
             pages: None,
-            #[cfg(not(loom))]
             saved: None,
             other: Counters::new(),
         }
@@ -378,6 +376,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
             return self.access.write(place, at, value);
         }
         self.map(function);
+        function.begin_write();
         let plan = function.plan(at, value);
         let buses = self.buses_of(place, &plan);
         self.apply(function, at, &plan, buses, false);
@@ -388,6 +387,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
             buses => buses,
         };
         self.apply(function, at, &plan, buses, true);
+        function.end_write();
         result
     }
 }

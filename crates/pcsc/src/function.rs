@@ -5,8 +5,11 @@
 //!   generation did not move. No lock, no loop, no store.
 //! * **Fill**: claim the line, check the state, read the hardware, store the value, and set the
 //!   bits only if the generation is the one that was claimed.
-//! * **Invalidation**: clear bits and raise the generation. A writer does it before and after the
-//!   hardware write: a value read before the write is refused by the second one, whoever read it.
+//! * **Write**: count in as a writer, invalidate (clear bits, raise the generation), write the
+//!   hardware, invalidate again, count out. A fill claimed before the first invalidation is
+//!   refused by the generation; one claimed after it sees the writer and stores nothing. So from
+//!   the first invalidation to the end nothing of those bytes is answered from the cache. The
+//!   second one is for other functions, which the write affects and which have no writer.
 //! * **Reset**: change the state, then invalidate every line. A fill that saw the old state is
 //!   refused by its line's generation; one that comes later sees the new state.
 //!
@@ -98,6 +101,8 @@ pub(crate) struct Function<'m> {
     /// Registers that rules look at: known bits (high half), their values (low half).
     pub(crate) held: AtomicU64,
     pub(crate) flags: AtomicU64,
+    /// Writes under way. Nothing is stored meanwhile.
+    writers: AtomicU64,
     place: AtomicU64,
     space: Once<Space<'m>>,
     pub(crate) counters: Counters,
@@ -120,6 +125,7 @@ impl<'m> Function<'m> {
             identity: AtomicU64::new(0),
             held: AtomicU64::new(0),
             flags: AtomicU64::new(0),
+            writers: AtomicU64::new(0),
             place: AtomicU64::new(0),
             space: Once::new(),
             counters: Counters::new(),
@@ -189,6 +195,11 @@ impl<'m> Function<'m> {
         }
     }
 
+    /// Ends the unsettled state `now`, if it still holds.
+    pub(crate) fn settle(&self, now: State) -> Option<State> {
+        self.advance(now, Kind::Active).then(|| now.active())
+    }
+
     /// The value, if every byte of it may be answered.
     #[inline]
     pub(crate) fn hit(&self, at: Access) -> Option<u32> {
@@ -232,11 +243,21 @@ impl<'m> Function<'m> {
             generation: line::generation(now),
             at,
         };
-        if self.state().kind() != kind {
+        if self.state().kind() != kind || self.writers.load(Ordering::Acquire) != 0 {
             self.release(ticket);
             return None;
         }
         Some(ticket)
+    }
+
+    /// A hardware write begins; invalidate after this.
+    pub(crate) fn begin_write(&self) {
+        self.writers.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// It is done, and what it made unknown is invalidated once more.
+    pub(crate) fn end_write(&self) {
+        self.writers.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// Gives up a claim.

@@ -31,6 +31,7 @@
 //!   inference is there.
 #![no_std]
 #![forbid(unsafe_code)]
+#![cfg_attr(loom, allow(dead_code, reason = "the model runs the protocol alone"))]
 
 #[cfg(feature = "alloc")]
 extern crate alloc as std_alloc;
@@ -43,18 +44,22 @@ pub mod rules;
 pub mod table;
 pub mod walk;
 
-#[cfg(feature = "alloc")]
+#[cfg(all(feature = "alloc", not(loom)))]
 mod add;
-#[cfg(feature = "alloc")]
+#[cfg(all(feature = "alloc", not(loom)))]
 mod cache;
-#[cfg(feature = "alloc")]
+#[cfg(all(feature = "alloc", not(loom)))]
 mod effects;
 #[cfg(feature = "alloc")]
-mod function;
+mod flags;
 #[cfg(feature = "alloc")]
+mod function;
+#[cfg(all(feature = "alloc", not(loom)))]
 mod index;
 #[cfg(feature = "alloc")]
 mod line;
+#[cfg(all(test, loom, feature = "alloc"))]
+mod model;
 #[cfg(all(feature = "alloc", not(loom)))]
 mod persist;
 #[cfg(feature = "alloc")]
@@ -64,9 +69,9 @@ mod stats;
 #[cfg(feature = "alloc")]
 mod sync;
 
-#[cfg(feature = "alloc")]
+#[cfg(all(feature = "alloc", not(loom)))]
 pub use add::{AddError, Added, Distrust, Unlisted};
-#[cfg(feature = "alloc")]
+#[cfg(all(feature = "alloc", not(loom)))]
 pub use cache::{Bypass, Cached, Reset};
 pub use infer::{Inference, Region};
 #[cfg(all(feature = "alloc", not(loom)))]

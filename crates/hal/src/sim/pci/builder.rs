@@ -145,6 +145,20 @@ impl SimFunction {
         self
     }
 
+    /// A register at `offset` that belongs to no capability and sets the four read-only bytes at
+    /// `target`, as vendors have for subsystem IDs.
+    pub fn with_backdoor(mut self, offset: u16, target: u16) -> Self {
+        let value = self.registers.value(target, 4);
+        self.registers.define(offset, 4, value, u32::MAX, 0);
+        for byte in (offset..offset + 4).chain(target..target + 4) {
+            if let Some(cell) = self.registers.cell_mut(byte) {
+                cell.sticky = 0xff;
+            }
+        }
+        self.behaviours.push(Behaviour::Backdoor { offset, target });
+        self
+    }
+
     /// Power management. Without `no_soft_reset`, D3hot to D0 resets the function.
     pub fn with_pm(mut self, no_soft_reset: bool) -> Self {
         let at = self.capability(0x01, 8);

@@ -44,6 +44,8 @@ pub(super) enum Behaviour {
     Containment { at: u16 },
     /// Device Control 2 of a port: without ARI forwarding, only device 0 is reached below.
     AriForwarding { offset: u16 },
+    /// A vendor's register that sets another, read-only one.
+    Backdoor { offset: u16, target: u16 },
     /// SR-IOV capability.
     Sriov { at: u16, shape: Box<SriovShape> },
     /// Resizable BAR: control register, BAR offset, whether 64 bits wide.
@@ -236,6 +238,10 @@ impl SimFunction {
                     if written(offset, 2) && self.registers.value(offset, 2) as u16 & mask != 0 =>
                 {
                     effects.push(Effect::ResetBelow);
+                }
+                Behaviour::Backdoor { offset, target } if written(offset, 4) => {
+                    let value = self.registers.value(offset, 4);
+                    self.registers.put(target, 4, value);
                 }
                 Behaviour::Containment { at } if written(at + 6, 2) => {
                     let trigger = ones(at + 6) & 0x40 != 0;
