@@ -93,6 +93,8 @@ fn no_reader_gets_what_the_device_has_no_more() {
             let device = Arc::clone(&device);
             thread::spawn(move || device.write(2))
         };
+        // This one may be in the middle of the write, and must not keep what it reads there.
+        device.read();
         let floor = device.reached.load(Ordering::SeqCst);
         let (_, value) = device.read();
         assert!(value >= floor);
@@ -167,5 +169,48 @@ fn constants_are_not_published_over_a_write() {
         }
         writer.join().unwrap();
         assert_eq!(device.read().1, 2);
+    });
+}
+
+#[test]
+fn a_hit_is_never_half_old_and_half_new() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let device = device(false);
+        device.register.store(0x0101_0101, Ordering::SeqCst);
+        device.read();
+        let writer = {
+            let device = Arc::clone(&device);
+            thread::spawn(move || {
+                device.write(0x0202_0202);
+                // Somebody fills one byte of the four.
+                let byte = Access::new(8, Width::U8).unwrap();
+                if let Some(ticket) = device.function.claim(byte, Kind::Active) {
+                    device.function.fill(ticket, 0x02);
+                }
+            })
+        };
+        if let Some(value) = device.function.hit(at()) {
+            assert!(value == 0x0101_0101 || value == 0x0202_0202, "{value:#x}");
+        }
+        writer.join().unwrap();
+    });
+}
+
+#[test]
+fn nothing_is_kept_for_a_function_that_left() {
+    loom::model(|| {
+        let device = device(false);
+        let leaver = {
+            let device = Arc::clone(&device);
+            thread::spawn(move || {
+                device.function.enter(Kind::Vacant);
+                device.function.wipe(Keep::Nothing);
+            })
+        };
+        device.read();
+        leaver.join().unwrap();
+        assert_eq!(device.function.hit(at()), None);
     });
 }
