@@ -87,6 +87,30 @@ fn unlisted_bytes_declared_constant_make_later_starts_cheap() {
 }
 
 #[test]
+fn a_start_after_a_kexec_is_as_cheap_as_one_before() {
+    let args = [
+        "--trace",
+        TRACE,
+        "--unlisted",
+        "constant",
+        "--kexec",
+        "--json",
+    ];
+    let phases = phases(&args);
+    assert!(phases.values().all(|phase| phase["stale"] == 0));
+    let phase = &phases["vm-start-3"];
+    assert!(phase["hits"] * 100 >= 85 * phase["reads"]);
+}
+
+#[test]
+fn many_functions_are_restored_without_a_page_and_with_three_reads_each() {
+    let facts = json(&["--functions", "300", "--json"]);
+    assert_eq!(facts["functions"], 300);
+    assert_eq!(facts["identity_reads"], 3);
+    assert_eq!(facts["pages_allocated"], 0);
+}
+
+#[test]
 fn bad_files_and_wrong_usage_are_told_apart() {
     let folder = std::env::temp_dir();
     let bad = |name: &str, bytes: &[u8]| {

@@ -26,8 +26,10 @@
 )]
 
 mod dump;
+mod machine;
 mod oracle;
 mod replay;
+mod scale;
 mod trace;
 
 use std::path::PathBuf;
@@ -79,7 +81,11 @@ fn run(options: &Options) -> Result<bool, String> {
     if let Some(path) = &options.trace {
         let named = |error: String| format!("{}: {error}", path.display());
         let trace = trace::load(path).map_err(named)?;
-        let phases = replay::run(&trace, options.unlisted);
+        let phases = if options.kexec {
+            replay::run_with_kexec(&trace, options.unlisted).map_err(named)?
+        } else {
+            replay::run(&trace, options.unlisted)
+        };
         print(&replay::json(&phases), options.json, || {
             replay::text(&phases)
         });
@@ -92,6 +98,8 @@ fn run(options: &Options) -> Result<bool, String> {
         print(&facts, options.json, || dump::text(&facts));
         return Ok(true);
     }
+    let facts = scale::run(options.functions.unwrap_or(scale::FUNCTIONS))?;
+    print(&facts, options.json, || scale::text(&facts));
     Ok(true)
 }
 

@@ -63,6 +63,18 @@ impl Oracle {
         }
     }
 
+    /// How many functions the trace names.
+    pub fn functions(&self) -> usize {
+        self.functions.borrow().len()
+    }
+
+    /// Their addresses, ascending.
+    pub fn places(&self) -> Vec<Sbdf> {
+        let mut places: Vec<_> = self.functions.borrow().keys().copied().collect();
+        places.sort_unstable();
+        places
+    }
+
     /// The access that comes next, for a read with what the device gave.
     pub fn expect(&self, function: Sbdf, at: Access, value: u32) {
         self.now.set(Some((function, at, value)));

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use kho::hal::{PciConfigAccess, Sbdf};
-use kho::pcsc::{Cached, Stats, Unlisted};
+use kho::pcsc::{Cached, Saved, Stats, Unlisted, Variant};
 use serde_json::{Value, json};
 
+use crate::machine::{PAGE, memory, pages, save};
 use crate::oracle::Oracle;
 use crate::trace::Event;
 
@@ -31,6 +32,44 @@ pub fn run(trace: &[Event], unlisted: Unlisted) -> Vec<Phase> {
     let oracle = Oracle::new(trace);
     let cache = Cached::new(&oracle);
     Replay::new(&oracle, &cache, unlisted).events("boot", trace)
+}
+
+/// Replays a trace up to its last phase, saves the cache and restores it in another program,
+/// and replays the last phase there. Between the two stands a phase `restore`: every function
+/// that was in the cache is added again.
+pub fn run_with_kexec(trace: &[Event], unlisted: Unlisted) -> Result<Vec<Phase>, String> {
+    let is_access = |event: &Event| !matches!(event, Event::Mark(_));
+    let end = trace.iter().rposition(is_access).map_or(0, |last| last + 1);
+    let mark = trace.iter().take(end).rposition(|event| !is_access(event));
+    let Some((mark, Event::Mark(name))) = mark.and_then(|mark| Some((mark, trace.get(mark)?)))
+    else {
+        return Err("a kexec needs a trace of two phases".to_owned());
+    };
+    let (before, after) = (trace.get(..mark), trace.get(mark + 1..end));
+    let (before, after) = (before.unwrap_or_default(), after.unwrap_or_default());
+    let oracle = Oracle::new(trace);
+    let half = (oracle.functions() as u64 * 4 + 1024) * PAGE.bytes();
+    let memory = memory(2 * half)?;
+
+    let first = pages(&memory, 0, half);
+    let cache = Cached::in_pages(&oracle, &memory, &first, PAGE);
+    let mut phases = Replay::new(&oracle, &cache, unlisted).events("boot", before);
+    let blob = save(&cache, &memory, &first)?;
+
+    let saved = Saved::read(&blob, Variant::Extended).map_err(|error| error.to_string())?;
+    let second = pages(&memory, half, half);
+    let next = Cached::in_pages(&oracle, &memory, &second, PAGE).with_saved(saved);
+    let mut restore = Phase::new("restore");
+    for function in oracle.places() {
+        if cache.contains(function) {
+            // What cannot be added is passed through.
+            let _ = next.add_with(function, unlisted);
+        }
+    }
+    restore.stats = next.stats();
+    phases.push(restore);
+    phases.extend(Replay::new(&oracle, &next, unlisted).events(name, after));
+    Ok(phases)
 }
 
 /// A cache over an oracle, and what to tell it.
