@@ -9,6 +9,7 @@
 mod restore;
 mod save;
 mod saved;
+mod scan;
 
 pub(crate) use saved::Place;
 pub use saved::{Saved, SavedError, Variant};

@@ -2,12 +2,12 @@
 
 use core::fmt;
 
-use dtoolkit::fdt::{Fdt, FdtNode};
-use dtoolkit::{Node, Property};
 use kho_abi::fdt::COMPATIBLE;
 use kho_abi::pcsc::{DATA, NODE_PREFIX, RULES, RULES_VERSION, VERSION};
 use kho_hal::{PhysAddr, Sbdf};
 use std_alloc::vec::Vec;
+
+use super::scan::{Event, scan};
 
 /// How the predecessor was built: how large a configuration space it kept. Nothing in the
 /// sub-blob says it.
@@ -74,32 +74,41 @@ impl Saved {
     /// # Errors
     /// [`SavedError`].
     pub fn read(blob: &[u8], variant: Variant) -> Result<Self, SavedError> {
-        let fdt = Fdt::new(blob).map_err(|_| SavedError::NotATree)?;
-        let root = fdt.root();
-        let version = property(root, COMPATIBLE).and_then(|value| value.split_last());
-        let known = version.is_some_and(|(end, strings)| {
-            *end == 0 && strings.split(|b| *b == 0).any(|s| s == VERSION.as_bytes())
-        });
-        if !known {
-            return Err(SavedError::UnknownVersion);
-        }
-        let rules = property(root, RULES).and_then(|value| value.try_into().ok());
         let mut saved = Self {
             entries: Vec::with_capacity(blob.len() / NODE_BYTES),
-            same_rules: rules.map(u32::from_le_bytes) == Some(RULES_VERSION),
+            same_rules: false,
             damaged: 0,
             variant,
         };
-        let mut sorted = true;
-        for node in root.children() {
-            let Some(key) = key_of_name(node.name()) else {
-                continue;
-            };
-            let data = property(node, DATA).and_then(|value| value.try_into().ok());
-            let data = data.map_or(0, u64::from_le_bytes);
-            saved.damaged += usize::from(data == 0);
-            sorted &= saved.entries.last().is_none_or(|(last, _)| *last < key);
-            saved.entries.push((key, data));
+        let (mut known, mut sorted) = (false, true);
+        let mut node: Option<(u64, u64)> = None;
+        scan(blob, |event| match event {
+            Event::Root(name, value) if name == COMPATIBLE.as_bytes() => {
+                known = value.split_last().is_some_and(|(end, strings)| {
+                    *end == 0 && strings.split(|b| *b == 0).any(|s| s == VERSION.as_bytes())
+                });
+            }
+            Event::Root(name, value) if name == RULES.as_bytes() => {
+                saved.same_rules = value == RULES_VERSION.to_le_bytes();
+            }
+            Event::Root(..) => {}
+            Event::Begin(name) => node = key_of_name(name).map(|key| (key, 0)),
+            Event::Property(name, value) => {
+                if let (Some((_, data)), true) = (&mut node, name == DATA.as_bytes()) {
+                    *data = value.try_into().map_or(0, u64::from_le_bytes);
+                }
+            }
+            Event::End => {
+                if let Some((key, data)) = node.take() {
+                    saved.damaged += usize::from(data == 0);
+                    sorted &= saved.entries.last().is_none_or(|(last, _)| *last < key);
+                    saved.entries.push((key, data));
+                }
+            }
+        })
+        .ok_or(SavedError::NotATree)?;
+        if !known {
+            return Err(SavedError::UnknownVersion);
         }
         if !sorted {
             saved.entries.sort_unstable_by_key(|(key, _)| *key);
@@ -161,7 +170,7 @@ impl Saved {
         self.same_rules
     }
 
-    /// Where the function's data lies. A binary search.
+    /// Where the function's data lies. A binary search at most.
     pub fn find(&self, function: Sbdf) -> Option<PhysAddr> {
         match self.place(function) {
             Place::At(addr) => Some(addr),
@@ -169,10 +178,25 @@ impl Saved {
         }
     }
 
+    /// The entry where it would be if functions were spread evenly: a bus full of virtual
+    /// functions, mostly, is.
+    fn guess(&self, key: u64) -> Option<&(u64, u64)> {
+        let ((first, _), (last, _)) = (self.entries.first()?, self.entries.last()?);
+        let span = last.checked_sub(*first)?.max(1);
+        let steps = self.entries.len() as u64 - 1;
+        let index = key.checked_sub(*first)?.checked_mul(steps)? / span;
+        self.entries
+            .get(index as usize)
+            .filter(|(found, _)| *found == key)
+    }
+
     pub(crate) fn place(&self, function: Sbdf) -> Place {
         let key = key(function);
-        let found = self.entries.binary_search_by_key(&key, |(key, _)| *key);
-        match found.ok().and_then(|index| self.entries.get(index)) {
+        let found = self.guess(key).or_else(|| {
+            let found = self.entries.binary_search_by_key(&key, |(key, _)| *key);
+            self.entries.get(found.ok()?)
+        });
+        match found {
             None => Place::Absent,
             Some((_, 0)) => Place::Damaged,
             Some((_, data)) => Place::At(PhysAddr::new(*data)),
@@ -184,14 +208,9 @@ pub(crate) fn key(function: Sbdf) -> u64 {
     u64::from(function.segment()) << 16 | u64::from(function.bdf())
 }
 
-fn property<'a>(node: FdtNode<'a>, name: &str) -> Option<&'a [u8]> {
-    let property = node.properties().find(|property| property.name() == name)?;
-    property.value_as().ok()
-}
-
 /// The function that `dev_SSSS_BB_DD_F` names.
-fn key_of_name(name: &str) -> Option<u64> {
-    let digits = name.strip_prefix(NODE_PREFIX)?.as_bytes();
+fn key_of_name(name: &[u8]) -> Option<u64> {
+    let digits = name.strip_prefix(NODE_PREFIX.as_bytes())?;
     // From the end: `_BB_DD_F`, and at least four digits of segment before it.
     let (segment, rest) = digits.split_at_checked(digits.len().checked_sub(8)?)?;
     let &[b'_', b1, b0, b'_', d1, d0, b'_', f] = rest else {
@@ -223,9 +242,9 @@ mod tests {
     #[test]
     fn names_are_read_to_the_letter() {
         let function = Sbdf::new(0, 0x3a, 0x1f, 7).unwrap();
-        assert_eq!(key_of_name("dev_0000_3a_1f_7"), Some(key(function)));
+        assert_eq!(key_of_name(b"dev_0000_3a_1f_7"), Some(key(function)));
         let wide = Sbdf::new(0x1_0000, 0, 0, 0).unwrap();
-        assert_eq!(key_of_name("dev_10000_00_00_0"), Some(key(wide)));
+        assert_eq!(key_of_name(b"dev_10000_00_00_0"), Some(key(wide)));
         for bad in [
             "dev_000_3a_1f_7",
             "dev_0000_3A_1f_7",
@@ -234,7 +253,7 @@ mod tests {
             "dev_",
             "0000_3a_1f_7",
         ] {
-            assert_eq!(key_of_name(bad), None, "{bad}");
+            assert_eq!(key_of_name(bad.as_bytes()), None, "{bad}");
         }
     }
 }
