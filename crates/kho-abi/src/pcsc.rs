@@ -1,6 +1,6 @@
 //! Saved PCI configuration space: the sub-blob `pcsc` and the pages that it leads to.
 //!
-//! The sub-blob is a flattened device tree. Its root has [`COMPATIBLE`] and [`RULES`]; each child
+//! The sub-blob is a flattened device tree. Its root has `compatible` = [`VERSION`] and [`RULES`]; each child
 //! stands for one function, is named `dev_` + segment (at least four hexadecimal digits) + `_` +
 //! bus (two) + `_` + device (two) + `_` + function (one), all lower case, and has [`DATA`]. Numbers
 //! are native. The functions are those of header type 0.

@@ -8,7 +8,7 @@ use crate::CapId;
 use crate::cache::Cached;
 use crate::function::{Function, Keep, Kind};
 use crate::infer::Region;
-use crate::rules::{Effect, Place, RULES, VENDORS_OWN};
+use crate::rules::{Effect, Place, RULES, Rule, Trigger, VENDORS_OWN};
 use crate::sync::Ordering;
 use crate::table::entry_of;
 
@@ -276,5 +276,53 @@ pub(crate) fn every_bus_above(bridge: Sbdf) -> (u8, u8) {
     match bridge.bus().checked_add(1) {
         Some(first) => (first, u8::MAX),
         None => (u8::MAX, 0),
+    }
+}
+
+/// Bits of one rule that a write sets, and those that it touches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Touched {
+    ones: u32,
+    touched: u32,
+}
+
+impl Rule {
+    /// How a write meets this rule's register, whose place starts at `base`; `None` if it misses.
+    fn meets(&self, base: u16, at: Access, value: u32) -> Option<Touched> {
+        let bytes = self.bytes(base);
+        if at.offset() >= bytes.end || at.end() <= bytes.start {
+            return None;
+        }
+        // Shift both by what the write starts before or after the rule's first byte.
+        let place = |bits: u32| {
+            let shift = 8 * (i32::from(at.offset()) - i32::from(bytes.start));
+            let wide = u64::from(bits & at.width().mask());
+            let moved = if shift >= 0 {
+                wide << shift.min(63)
+            } else {
+                wide >> (-shift).min(63)
+            };
+            moved as u32 & self.mask
+        };
+        Some(Touched {
+            ones: place(value),
+            touched: place(u32::MAX),
+        })
+    }
+
+    /// The bytes of the register, whose place starts at `base`.
+    fn bytes(&self, base: u16) -> Range<u16> {
+        base.saturating_add(self.first)..base.saturating_add(self.last).saturating_add(1)
+    }
+
+    /// Whether a write fires the rule, given the bits that were set before it, if known.
+    fn fires(&self, write: Touched, before: Option<bool>) -> bool {
+        match self.trigger {
+            Trigger::Any => true,
+            Trigger::Set => write.ones != 0,
+            _ if write.touched == 0 => false,
+            Trigger::Level => write.ones != 0 || before != Some(false),
+            Trigger::Change => before != Some(write.ones != 0),
+        }
     }
 }

@@ -5,10 +5,6 @@
 //! constant bytes; a write to bytes that belong to nothing, or into a capability whose meaning is
 //! the vendor's, invalidates the whole function.
 
-use core::ops::Range;
-
-use kho_hal::Access;
-
 use crate::CapId;
 
 /// Where the register of a rule is.
@@ -133,51 +129,3 @@ pub const VENDORS_OWN: &[CapId] = &[
     CapId::Extended(0x000b),
     CapId::Extended(0x0023),
 ];
-
-/// Bits of one rule that a write sets, and those that it touches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Touched {
-    pub(crate) ones: u32,
-    pub(crate) touched: u32,
-}
-
-impl Rule {
-    /// How a write meets this rule's register, whose place starts at `base`; `None` if it misses.
-    pub(crate) fn meets(&self, base: u16, at: Access, value: u32) -> Option<Touched> {
-        let bytes = self.bytes(base);
-        if at.offset() >= bytes.end || at.end() <= bytes.start {
-            return None;
-        }
-        // Shift both by what the write starts before or after the rule's first byte.
-        let place = |bits: u32| {
-            let shift = 8 * (i32::from(at.offset()) - i32::from(bytes.start));
-            let wide = u64::from(bits & at.width().mask());
-            let moved = if shift >= 0 {
-                wide << shift.min(63)
-            } else {
-                wide >> (-shift).min(63)
-            };
-            moved as u32 & self.mask
-        };
-        Some(Touched {
-            ones: place(value),
-            touched: place(u32::MAX),
-        })
-    }
-
-    /// The bytes of the register, whose place starts at `base`.
-    pub(crate) fn bytes(&self, base: u16) -> Range<u16> {
-        base.saturating_add(self.first)..base.saturating_add(self.last).saturating_add(1)
-    }
-
-    /// Whether a write fires the rule, given the bits that were set before it, if known.
-    pub(crate) fn fires(&self, write: Touched, before: Option<bool>) -> bool {
-        match self.trigger {
-            Trigger::Any => true,
-            Trigger::Set => write.ones != 0,
-            _ if write.touched == 0 => false,
-            Trigger::Level => write.ones != 0 || before != Some(false),
-            Trigger::Change => before != Some(write.ones != 0),
-        }
-    }
-}
