@@ -10,6 +10,7 @@
 //! | [`fdt`] | the root description: generations, property and node names |
 //! | [`radix`] | the preserved-memory tree of `kho-v2` and later: geometry and keys |
 //! | [`chunk`] | the preserved-memory lists before it: chunks and bitmaps |
+//! | [`pcsc`] | saved PCI configuration space |
 //! | [`vmalloc`] | lists of pages of a virtually contiguous area |
 //! | [`block`] | linked pages of fixed-size entries |
 //! | [`luo`] | the Live Update Orchestrator: sessions, files, file-lifecycle-bound objects |
@@ -52,6 +53,7 @@ pub mod memblock;
 pub mod memfd;
 pub mod metadata;
 mod name;
+pub mod pcsc;
 pub mod radix;
 pub mod vmalloc;
 

@@ -3,12 +3,14 @@
 //! [`SimMemory`] is a machine's RAM. While programs run it is shared ([`crate::PhysMem`]); at a
 //! simulated kexec it is frozen with [`SimMemory::freeze`], which borrows it exclusively, so the
 //! compiler proves what [`crate::FrozenMem`] promises. [`SimAlloc`] hands out its pages, counts
-//! them, and punishes misuse. [`Faulty`] makes the n-th access fail.
+//! them, and punishes misuse. [`Faulty`] makes the n-th access fail. [`pci`] holds PCI functions
+//! that behave.
 
 mod alloc;
 mod elf;
 mod fault;
 mod memory;
+pub mod pci;
 
 pub use self::alloc::SimAlloc;
 pub use self::elf::{ElfError, ElfImage, Machine};

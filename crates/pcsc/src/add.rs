@@ -1,0 +1,322 @@
+//! Taking a function into the cache.
+
+use core::fmt;
+
+use kho_hal::{Access, PciConfigAccess, Sbdf, Width};
+
+use crate::bits::ByteSet;
+use crate::cache::Cached;
+use crate::effects::{every_bus_above, pack};
+use crate::flags::{
+    ADOPTED, HEADER_TYPE, MAPPED, NO_BIST, OTHER_RULES, UNLISTED_ABSENT, UNLISTED_CONSTANT,
+    fixed_bits,
+};
+use crate::function::{Function, Keep, Kind};
+use crate::infer::Inference;
+use crate::space::{LINES, MAP, Space};
+use crate::sync::Ordering;
+use crate::walk::Source;
+
+/// What the owner of a function says about bytes that belong to no capability.
+///
+/// The specification says nothing about them. In practice most are not there and read as zero,
+/// and the rest are the vendor's: they may be status, or change with a write elsewhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unlisted {
+    /// Always ask the hardware. Right for every device.
+    #[default]
+    PassThrough,
+    /// They change only when they are written, and a function-level reset leaves them alone.
+    ///
+    /// Risk: a register that the device changes by itself is answered with an old value. For
+    /// devices whose documentation is known, or virtual ones.
+    Constant,
+    /// They are not there: zero is answered without asking the hardware even once. In a function
+    /// without PCI Express this is said of the first 256 bytes only.
+    ///
+    /// Risk: as for `Constant`, and a register that is there is never seen until it is written.
+    Absent,
+}
+
+/// How a function came into the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Added {
+    /// By walking its capabilities on the hardware; nothing was saved of it.
+    Inferred,
+    /// With what a predecessor saved.
+    Restored,
+    /// By walking its capabilities, although something was saved of it.
+    Distrusted(Distrust),
+}
+
+/// Why what was saved of a function is not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Distrust {
+    /// Its description or its page is damaged, or of the other [`crate::Variant`].
+    Damaged,
+    /// The page does not say which device it is of.
+    Unidentified,
+    /// Another device is there now: vendor, device, class, revision or header type differ.
+    Changed,
+}
+
+/// Why a function could not be added. It is not in the cache then, and is passed through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AddError {
+    /// Vendor and class read as all ones: nothing is there.
+    Absent {
+        /// The function.
+        function: Sbdf,
+    },
+    /// The function is there and answers that it is not ready yet.
+    NotReady {
+        /// The function.
+        function: Sbdf,
+    },
+    /// Identity or header type could not be read.
+    Unreadable {
+        /// The function.
+        function: Sbdf,
+    },
+    /// No memory, or no place left.
+    NoMemory {
+        /// The function.
+        function: Sbdf,
+    },
+    /// It was reset or forgotten meanwhile.
+    Interrupted {
+        /// The function.
+        function: Sbdf,
+    },
+}
+
+impl fmt::Display for AddError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent { function } => write!(f, "{function}: nothing there"),
+            Self::NotReady { function } => write!(f, "{function}: not ready"),
+            Self::Unreadable { function } => write!(f, "{function}: identity unreadable"),
+            Self::NoMemory { function } => write!(f, "{function}: no memory for its cache"),
+            Self::Interrupted { function } => write!(f, "{function}: reset while being added"),
+        }
+    }
+}
+
+impl core::error::Error for AddError {}
+
+impl<'m> Function<'m> {
+    /// Takes an inference over, and what the owner says about the rest.
+    fn set_map(&self, inference: &Inference) {
+        let flags = self.flags.load(Ordering::Acquire);
+        let declared = flags & (UNLISTED_CONSTANT | UNLISTED_ABSENT) != 0;
+        let short = flags & UNLISTED_ABSENT != 0 && !inference.express;
+        let unlisted = if declared && inference.is_complete() {
+            unlisted(inference, short)
+        } else {
+            ByteSet::EMPTY
+        };
+        for (word, region) in self.regions.iter().zip(
+            inference
+                .regions()
+                .map(Some)
+                .chain(core::iter::repeat(None)),
+        ) {
+            word.store(region.map_or(0, pack), Ordering::Release);
+        }
+        let inferred = inference.cacheable.words().iter();
+        let inferred = inferred.zip(inference.constant.words());
+        for (n, ((cacheable, constant), unlisted)) in
+            inferred.zip(unlisted.words()).enumerate().take(MAP)
+        {
+            if let Some(word) = self.constant.get(n) {
+                let fixed = fixed_bits(n, inference.header_type, inference.has_bist);
+                word.store(constant | unlisted | fixed, Ordering::Release);
+            }
+            if let Some(word) = self.space().and_then(|space| space.cacheable(n)) {
+                word.store(cacheable | unlisted, Ordering::Release);
+            }
+        }
+        if flags & UNLISTED_ABSENT != 0 {
+            for range in unlisted.ranges() {
+                for offset in range {
+                    if let Ok(at) = Access::new(offset, Width::U8) {
+                        self.prefill(at, 0);
+                    }
+                }
+            }
+        }
+        let header = u64::from(inference.header_type);
+        let bist = if inference.has_bist { 0 } else { NO_BIST };
+        let kept = flags & !(HEADER_TYPE | NO_BIST);
+        self.flags
+            .store(kept | header | bist | MAPPED, Ordering::Release);
+    }
+
+    /// Notes that the page is a predecessor's. `header` is the dword at 0ch.
+    pub(crate) fn set_adopted(&self, policy: u64, header: u32, same_rules: bool) {
+        let header_type = u64::from(header >> 16) & HEADER_TYPE;
+        let bist = if header >> 31 == 0 { NO_BIST } else { 0 };
+        let rules = if same_rules { 0 } else { OTHER_RULES };
+        let flags = policy | ADOPTED | rules | header_type | bist;
+        self.flags.store(flags, Ordering::Release);
+    }
+
+    /// A register for the walk of an adopted function: what its page knows, or follows from what
+    /// is marked in it. Hardware is asked only for what is marked and was forgotten.
+    fn saved_register(&self, at: Access, hardware: impl FnOnce() -> Option<u32>) -> Option<u32> {
+        let flags = self.flags.load(Ordering::Acquire);
+        if flags & OTHER_RULES != 0 {
+            return hardware();
+        }
+        let marked = |offset: u16| {
+            Access::new(offset, Width::U8).is_ok_and(|pointer| self.may_cache(pointer))
+        };
+        match (at.offset(), at.width()) {
+            // Seen by the identity check.
+            (0x0f, Width::U8) if flags & NO_BIST == 0 => Some(0x80),
+            (0x0f, Width::U8) => Some(0),
+            // Status: the pointer is marked where there is a list.
+            (0x06, Width::U16) => Some(if marked(0x34) { 0x10 } else { 0 }),
+            _ => match self.page_register(at) {
+                None if self.may_cache(at) => hardware(),
+                known => known,
+            },
+        }
+    }
+
+    /// After the map of an adopted function is made: what the page knows is answered.
+    fn load_lines(&self, marked_before: impl Fn(usize) -> u64) {
+        for n in 0..MAP {
+            if let Some(known) = self.space().and_then(|space| space.known(n)) {
+                known.fetch_and(marked_before(n) & self.answerable(n), Ordering::AcqRel);
+            }
+        }
+        for line in 0..LINES {
+            self.load_line(line);
+        }
+    }
+}
+
+/// Bytes outside the header and every capability; only the first 256 if `short`.
+fn unlisted(inference: &Inference, short: bool) -> ByteSet {
+    let mut unlisted = ByteSet::EMPTY;
+    let mut from = 0;
+    let limit = if short { 0x100 } else { 0x1000 };
+    for range in inference.listed.ranges() {
+        unlisted.insert(from.min(limit)..range.start.min(limit));
+        from = range.end;
+    }
+    unlisted.insert(from.min(limit)..limit);
+    unlisted
+}
+
+impl<'m, C: PciConfigAccess> Cached<'m, C> {
+    /// Takes a function into the cache; its unlisted bytes are passed through.
+    ///
+    /// # Errors
+    /// As [`Cached::add_with`].
+    pub fn add(&self, function: Sbdf) -> Result<Added, AddError> {
+        self.add_with(function, Unlisted::PassThrough)
+    }
+
+    /// Takes a function into the cache, or anew if it is in it.
+    ///
+    /// A function that a predecessor saved is identified with three reads and is ready then.
+    /// Otherwise its capabilities are walked on the hardware: some fifty reads. Allocates the
+    /// memory that holds its registers (5 KiB) when the address is new and nothing was saved.
+    ///
+    /// # Errors
+    /// [`AddError`]; the function is passed through then.
+    pub fn add_with(&self, function: Sbdf, unlisted: Unlisted) -> Result<Added, AddError> {
+        let no_memory = AddError::NoMemory { function };
+        let entry = self.index.find_or_make(function).ok_or(no_memory)?;
+        let policy = match unlisted {
+            Unlisted::PassThrough => 0,
+            Unlisted::Constant => UNLISTED_CONSTANT,
+            Unlisted::Absent => UNLISTED_ABSENT,
+        };
+        let how = self.adopt(entry, function, policy)?;
+        if how == Added::Restored {
+            return Ok(how);
+        }
+        if !entry.set_space(|| self.new_space()) {
+            return Err(no_memory);
+        }
+        let was_bridge = entry.is_bridge();
+        let now = entry.enter(Kind::Adding);
+        let added = match self.infer(entry, function, policy) {
+            Ok(()) if entry.advance(now, Kind::Active) => {
+                entry.publish(now.active());
+                self.unless_enabled_reset(entry);
+                return Ok(how);
+            }
+            Ok(()) => AddError::Interrupted { function },
+            Err(error) => error,
+        };
+        self.forget_with_below(entry, was_bridge.then(|| every_bus_above(function)));
+        Err(added)
+    }
+
+    fn new_space(&self) -> Option<Space<'m>> {
+        match &self.pages {
+            None => Some(Space::heap()),
+            Some(pages) => pages.space(),
+        }
+    }
+
+    fn infer(&self, entry: &Function<'m>, function: Sbdf, policy: u64) -> Result<(), AddError> {
+        entry.wipe(Keep::Nothing);
+        entry.unhold();
+        entry.flags.store(policy, Ordering::Release);
+        let mut source = |at: Access| {
+            let value = self.hardware(&entry.counters, function, at).ok()?;
+            entry.prefill(at, value);
+            Some(value)
+        };
+        let unreadable = AddError::Unreadable { function };
+        let identity = source.u32(0).ok_or(unreadable)?;
+        let class = source.u32(8).ok_or(unreadable)?;
+        if class == u32::MAX {
+            return Err(AddError::Absent { function });
+        }
+        if identity == 0xffff_0001 {
+            return Err(AddError::NotReady { function });
+        }
+        entry.set_identity(identity, class);
+        let inference = Inference::new(&mut source).ok_or(unreadable)?;
+        entry.set_map(&inference);
+        entry.hold(|at| self.hardware(&entry.counters, function, at).ok());
+        Ok(())
+    }
+
+    /// Makes sure that the function's capabilities are known: an adopted function is mapped when
+    /// it is first used, from what its page knows.
+    pub(crate) fn map(&self, entry: &Function<'_>) {
+        if entry.is_mapped() || entry.state().kind() != Kind::Active {
+            return;
+        }
+        let marked: [u64; MAP] = core::array::from_fn(|n| {
+            let word = entry.space().and_then(|space| space.cacheable(n));
+            word.map_or(0, |word| word.load(Ordering::Acquire))
+        });
+        let mut source = |at: Access| {
+            entry.saved_register(at, || {
+                self.hardware(&entry.counters, entry.place(), at).ok()
+            })
+        };
+        if let Some(inference) = Inference::new(&mut source) {
+            entry.set_map(&inference);
+            entry.load_lines(|n| marked.get(n).copied().unwrap_or(0));
+            self.unless_enabled_reset(entry);
+        }
+    }
+
+    /// Takes back what was just put in, if the cache is off or goes off meanwhile.
+    fn unless_enabled_reset(&self, entry: &Function<'_>) {
+        if !self.is_enabled() {
+            self.reset_one(entry, Keep::Constants);
+        }
+    }
+}

@@ -1,0 +1,441 @@
+//! The cache as an access method.
+
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use kho_hal::{Access, PageAlloc, PageSize, PciConfigAccess, PciError, PhysMem, Sbdf};
+
+use crate::effects::every_bus_above;
+use crate::function::{Function, Keep, Kind, Sighting};
+use crate::index::Index;
+use crate::stats::{Counters, Stats};
+
+/// What was reset, when nobody wrote the register that does it through the cache.
+///
+/// Call [`Cached::reset`] after the reset and before anyone relies on the function again; calling
+/// it before as well keeps reads away from the cache meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reset {
+    /// One function, by its own means: function-level, Advanced Features, D3hot to D0, or a way
+    /// that only its driver knows. Constant registers are kept for when it is back.
+    Function,
+    /// One function lost power (D3cold), or firmware acted on it. Nothing is kept.
+    Power,
+    /// The functions on these buses of the bridge's segment: slot or secondary bus reset, link
+    /// down, hot-plug. Nothing is kept. Inclusive bus numbers; the bridge's own bus is spared.
+    Buses {
+        /// First bus.
+        first: u8,
+        /// Last bus.
+        last: u8,
+    },
+    /// As `Buses`, for everything that the bridge's own bus numbers cover; reads them from it.
+    Below,
+}
+
+/// Where registers are kept when they are to survive.
+#[derive(Clone, Copy)]
+pub(crate) struct Pages<'m> {
+    pub(crate) mem: &'m (dyn PhysMem + Sync),
+    pub(crate) alloc: &'m (dyn PageAlloc + Sync),
+    pub(crate) page_size: PageSize,
+}
+
+/// A cache over an access method, itself an access method.
+///
+/// Functions that were not added are passed through. See the crate documentation for what the
+/// cache promises and on which conditions.
+///
+/// # Concurrency
+/// Everything takes `&self`, and any number of CPUs may call. A hit takes no lock; neither does a
+/// miss or a write. Adding a function takes one, for a moment.
+pub struct Cached<'m, C> {
+    pub(crate) access: C,
+    pub(crate) index: Index<'m>,
+    enabled: AtomicBool,
+    clock: Option<fn() -> u64>,
+    pub(crate) pages: Option<Pages<'m>>,
+    pub(crate) saved: Option<crate::persist::Saved>,
+    /// For functions that are not in the cache.
+    pub(crate) other: Counters,
+}
+
+impl<'m, C: PciConfigAccess> Cached<'m, C> {
+    /// An empty cache, switched on.
+    pub const fn new(access: C) -> Self {
+        Self {
+            access,
+            index: Index::new(),
+            enabled: AtomicBool::new(true),
+            clock: None,
+            pages: None,
+            saved: None,
+            other: Counters::new(),
+        }
+    }
+
+    /// As [`Cached::new`], with the registers of every function in pages of their own, so that
+    /// they can be handed over to the next program.
+    ///
+    /// `mem` reaches the pages that `alloc` gives; a page has `page_size` bytes. Each function
+    /// takes two pages of 4 KiB, or one larger one. They are never given back: a function that
+    /// leaves the cache keeps them for its return.
+    pub const fn in_pages(
+        access: C,
+        mem: &'m (dyn PhysMem + Sync),
+        alloc: &'m (dyn PageAlloc + Sync),
+        page_size: PageSize,
+    ) -> Self {
+        let mut cache = Self::new(access);
+        cache.pages = Some(Pages {
+            mem,
+            alloc,
+            page_size,
+        });
+        cache
+    }
+
+    /// Measures hits and hardware reads with this clock, in its ticks.
+    pub const fn with_clock(mut self, clock: fn() -> u64) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// The access method below.
+    pub const fn inner(&self) -> &C {
+        &self.access
+    }
+
+    /// Puts another access method below, returns the old one, and drops everything known.
+    pub fn replace_inner(&mut self, access: C) -> C {
+        let old = core::mem::replace(&mut self.access, access);
+        self.access_changed();
+        old
+    }
+
+    /// Drops everything known: the access method below reaches the hardware in another way now.
+    pub fn access_changed(&self) {
+        for function in self.index.all() {
+            self.reset_one(function, Keep::Nothing);
+        }
+    }
+
+    /// Switches the cache on or off. Off, every access is passed through and nothing is kept;
+    /// switched on, it starts with nothing known.
+    pub fn set_enabled(&self, on: bool) {
+        // Everything is dropped while off, whichever way the switch goes.
+        self.enabled.store(false, Ordering::SeqCst);
+        self.access_changed();
+        self.enabled.store(on, Ordering::SeqCst);
+    }
+
+    /// Whether the cache is on.
+    pub fn is_enabled(&self) -> bool {
+        self.enabled.load(Ordering::SeqCst)
+    }
+
+    /// Whether the function is in the cache.
+    pub fn contains(&self, function: Sbdf) -> bool {
+        self.index
+            .find(function)
+            .is_some_and(|function| function.state().kind() != Kind::Vacant)
+    }
+
+    /// Takes the function out: it went away, or another one may come in its place.
+    ///
+    /// With a bridge goes everything below it, and with a physical function every virtual one of
+    /// its segment: what it does to them would go unnoticed.
+    pub fn forget(&self, function: Sbdf) {
+        if let Some(entry) = self.index.find(function) {
+            let below = entry.is_bridge().then(|| self.buses_below(function));
+            self.forget_with_below(entry, below);
+        }
+    }
+
+    /// Takes a function out, and what is on these buses below it.
+    pub(crate) fn forget_with_below(&self, function: &Function<'_>, below: Option<(u8, u8)>) {
+        let known = function.state().kind() != Kind::Vacant;
+        self.map(function);
+        self.forget_one(function);
+        if !known {
+            return;
+        }
+        if let Some(below) = below {
+            self.reset_buses(function.place(), below, true);
+        }
+        if function.has_virtual_functions() {
+            self.forget_virtual_functions(function.place().segment());
+        }
+    }
+
+    /// An access method past the cache: its reads reach the hardware and its writes invalidate.
+    ///
+    /// For whoever waits for a device to come back.
+    pub const fn bypass(&self) -> Bypass<'_, 'm, C> {
+        Bypass { cache: self }
+    }
+
+    /// Tells the cache that something was reset; `function` is the function itself or, for
+    /// [`Reset::Buses`] and [`Reset::Below`], the bridge above.
+    pub fn reset(&self, function: Sbdf, reset: Reset) {
+        match reset {
+            Reset::Function | Reset::Power => {
+                let keep = match reset {
+                    Reset::Function => Keep::Constants,
+                    _ => Keep::Nothing,
+                };
+                if let Some(function) = self.index.find(function) {
+                    self.reset_one(function, keep);
+                    if function.has_virtual_functions() {
+                        self.forget_virtual_functions(function.place().segment());
+                    }
+                }
+            }
+            Reset::Buses { first, last } => {
+                self.reset_buses(function, (first, last), false);
+            }
+            Reset::Below => {
+                self.reset_buses(function, self.buses_below(function), false);
+            }
+        }
+    }
+
+    /// What happened so far, over all functions.
+    pub fn stats(&self) -> Stats {
+        let mut stats = Stats::default();
+        self.other.add_to(&mut stats);
+        for function in self.index.all() {
+            function.counters.add_to(&mut stats);
+        }
+        stats
+    }
+
+    /// What happened so far with one function, if it ever was in the cache.
+    pub fn stats_of(&self, function: Sbdf) -> Option<Stats> {
+        let mut stats = Stats::default();
+        self.index.find(function)?.counters.add_to(&mut stats);
+        Some(stats)
+    }
+
+    pub(crate) fn reset_one(&self, function: &Function<'_>, keep: Keep) {
+        self.map(function);
+        if let Some(now) = self.start_reset(function, keep) {
+            function.counters.resets.bump();
+            function.advance(now, Kind::Unsettled);
+        }
+    }
+
+    /// The first half of a reset: nothing is answered, and nothing settles.
+    pub(crate) fn start_reset(
+        &self,
+        function: &Function<'_>,
+        keep: Keep,
+    ) -> Option<crate::function::State> {
+        let now = function.enter_if(|kind| match kind {
+            // An addition under way fails, since its epoch is over.
+            Kind::Vacant | Kind::Adding => None,
+            _ => Some(Kind::Resetting),
+        });
+        if now.is_none() {
+            function.enter_if(|kind| (kind == Kind::Adding).then_some(Kind::Vacant));
+        }
+        function.unhold();
+        function.wipe(keep);
+        now
+    }
+
+    pub(crate) fn forget_one(&self, function: &Function<'_>) {
+        function.enter_if(|kind| (kind != Kind::Vacant).then_some(Kind::Vacant));
+        function.wipe(Keep::Nothing);
+    }
+
+    /// A read of the hardware, counted.
+    pub(crate) fn hardware(
+        &self,
+        counters: &Counters,
+        function: Sbdf,
+        at: Access,
+    ) -> Result<u32, PciError> {
+        counters.hardware_reads.bump();
+        let start = self.clock.map(|clock| clock());
+        let value = self.access.read(function, at)?;
+        if let (Some(clock), Some(start)) = (self.clock, start) {
+            counters.hardware_ticks.add(clock().wrapping_sub(start));
+        }
+        Ok(value & at.width().mask())
+    }
+
+    /// A read that the cache cannot answer at once.
+    #[cold]
+    fn miss(&self, function: &Function<'_>, place: Sbdf, at: Access) -> Result<u32, PciError> {
+        if self.enabled.load(Ordering::SeqCst) {
+            let state = function.state();
+            match state.kind() {
+                Kind::Active => return self.miss_active(function, place, at),
+                Kind::Unsettled => {
+                    function.counters.bypassed.bump();
+                    let value = self.hardware(&function.counters, place, at)?;
+                    let mut sighting = function.sighting(at, value);
+                    if sighting == Sighting::Unclear && value != at.width().mask() {
+                        // It answers: one look at its class decides, instead of many reads that
+                        // say little.
+                        sighting = self.look(function, place);
+                    }
+                    match sighting {
+                        Sighting::Unclear => {}
+                        Sighting::Same => {
+                            if let Some(now) = function.settle(state) {
+                                function.publish(now);
+                            }
+                        }
+                        // Whatever it was before, nothing that was known of it or of what is
+                        // below it holds.
+                        Sighting::Other => {
+                            let below = function.is_bridge().then(|| every_bus_above(place));
+                            self.forget_with_below(function, below);
+                        }
+                    }
+                    return Ok(value);
+                }
+                Kind::Vacant | Kind::Adding | Kind::Resetting => {}
+            }
+        }
+        function.counters.bypassed.bump();
+        self.hardware(&function.counters, place, at)
+    }
+
+    /// Reads the class of an unsettled function.
+    fn look(&self, function: &Function<'_>, place: Sbdf) -> Sighting {
+        let seen = Access::new(8, kho_hal::Width::U32)
+            .map(|at| (at, self.hardware(&function.counters, place, at)));
+        match seen {
+            Ok((at, Ok(value))) => function.sighting(at, value),
+            _ => Sighting::Unclear,
+        }
+    }
+
+    fn miss_active(
+        &self,
+        function: &Function<'_>,
+        place: Sbdf,
+        at: Access,
+    ) -> Result<u32, PciError> {
+        if !function.is_mapped() {
+            self.map(function);
+            if let Some(value) = function.hit(at) {
+                function.counters.hits.bump();
+                return Ok(value);
+            }
+        }
+        if !function.may_cache(at) {
+            function.counters.uncacheable.bump();
+            return self.hardware(&function.counters, place, at);
+        }
+        function.counters.misses.bump();
+        let Some(ticket) = function.claim(at, Kind::Active) else {
+            return self.hardware(&function.counters, place, at);
+        };
+        let value = match self.hardware(&function.counters, place, at) {
+            Ok(value) => value,
+            Err(error) => {
+                function.release(ticket);
+                return Err(error);
+            }
+        };
+        // The switch may have gone off since: what comes after it is not stored.
+        let on = self.enabled.load(Ordering::SeqCst);
+        if on && (value != at.width().mask() || self.stands(function, place, at)) {
+            function.fill(ticket, value);
+        } else {
+            function.release(ticket);
+        }
+        Ok(value)
+    }
+
+    /// Whether an answer of all ones came from the device, not from its absence.
+    ///
+    /// Only asked for constants, where it costs one more read once; others are not stored.
+    fn stands(&self, function: &Function<'_>, place: Sbdf, at: Access) -> bool {
+        let (_, class) = function.identity();
+        let Ok(class_at) = Access::new(8, kho_hal::Width::U32) else {
+            return false;
+        };
+        function.is_constant(at)
+            && self
+                .hardware(&function.counters, place, class_at)
+                .is_ok_and(|seen| seen == class && seen != u32::MAX)
+    }
+
+    fn write_through(&self, place: Sbdf, at: Access, value: u32) -> Result<(), PciError> {
+        let Some(function) = self.index.find(place) else {
+            self.other.writes.bump();
+            return self.access.write(place, at, value);
+        };
+        function.counters.writes.bump();
+        if function.state().kind() == Kind::Vacant {
+            return self.access.write(place, at, value);
+        }
+        self.map(function);
+        function.begin_write();
+        let plan = function.plan(at, value);
+        let buses = self.buses_of(place, &plan);
+        self.apply(function, at, &plan, buses, false);
+        let result = self.access.write(place, at, value);
+        let buses = match buses {
+            // Bus numbers may have changed: those from before the write and those from after it.
+            Some(before) if plan.renumber() => Some(join(before, self.buses_below(place))),
+            buses => buses,
+        };
+        self.apply(function, at, &plan, buses, true);
+        function.end_write();
+        result
+    }
+}
+
+/// The smallest range that holds both.
+fn join(a: (u8, u8), b: (u8, u8)) -> (u8, u8) {
+    (a.0.min(b.0), a.1.max(b.1))
+}
+
+impl<C: PciConfigAccess> PciConfigAccess for Cached<'_, C> {
+    #[inline]
+    fn read(&self, function: Sbdf, at: Access) -> Result<u32, PciError> {
+        let Some(found) = self.index.find(function) else {
+            self.other.bypassed.bump();
+            return self.hardware(&self.other, function, at);
+        };
+        let start = self.clock.map(|clock| clock());
+        match found.hit(at) {
+            Some(value) => {
+                found.counters.hits.bump();
+                if let (Some(clock), Some(start)) = (self.clock, start) {
+                    found.counters.hit_ticks.add(clock().wrapping_sub(start));
+                }
+                Ok(value)
+            }
+            None => self.miss(found, function, at),
+        }
+    }
+
+    fn write(&self, function: Sbdf, at: Access, value: u32) -> Result<(), PciError> {
+        self.write_through(function, at, value)
+    }
+}
+
+/// The way past the cache; see [`Cached::bypass`].
+pub struct Bypass<'c, 'm, C> {
+    cache: &'c Cached<'m, C>,
+}
+
+impl<C: PciConfigAccess> PciConfigAccess for Bypass<'_, '_, C> {
+    fn read(&self, function: Sbdf, at: Access) -> Result<u32, PciError> {
+        let found = self.cache.index.find(function);
+        let counters = found.map_or(&self.cache.other, |found| &found.counters);
+        counters.bypassed.bump();
+        self.cache.hardware(counters, function, at)
+    }
+
+    fn write(&self, function: Sbdf, at: Access, value: u32) -> Result<(), PciError> {
+        self.cache.write_through(function, at, value)
+    }
+}

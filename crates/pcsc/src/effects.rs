@@ -1,0 +1,328 @@
+//! What a write makes unknown, worked out for one function and carried out.
+
+use core::ops::Range;
+
+use kho_hal::{Access, PciConfigAccess, Sbdf};
+
+use crate::CapId;
+use crate::cache::Cached;
+use crate::function::{Function, Keep, Kind};
+use crate::infer::Region;
+use crate::rules::{Effect, Place, RULES, Rule, Trigger, VENDORS_OWN};
+use crate::sync::Ordering;
+use crate::table::entry_of;
+
+/// Ranges that one write can invalidate besides the bytes that it touches.
+const RANGES: usize = 8;
+
+/// What one write does.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Plan {
+    ranges: [Range<u16>; RANGES],
+    count: usize,
+    /// Nothing of this function can be trusted, not even constants.
+    everything: bool,
+    reset: bool,
+    below: bool,
+    renumber: bool,
+    virtual_functions: bool,
+}
+
+impl Plan {
+    pub(crate) fn renumber(&self) -> bool {
+        self.renumber
+    }
+
+    fn range(&mut self, bytes: Range<u16>) {
+        match self.ranges.get_mut(self.count) {
+            Some(place) => {
+                *place = bytes;
+                self.count += 1;
+            }
+            None => self.everything = true,
+        }
+    }
+}
+
+/// Where the cache keeps what it knows of rule `index`: known bit, value bit.
+const fn held_bits(index: usize) -> (u64, u64) {
+    (1 << (32 + index), 1 << index)
+}
+
+const _: () = assert!(RULES.len() <= 32);
+
+impl Function<'_> {
+    pub(crate) fn regions(&self) -> impl Iterator<Item = Region> + '_ {
+        self.regions
+            .iter()
+            .map(|word| word.load(Ordering::Acquire))
+            .take_while(|word| *word != 0)
+            .map(unpack)
+    }
+
+    pub(crate) fn region(&self, id: CapId) -> Option<Region> {
+        self.regions().find(|region| region.id == id)
+    }
+
+    pub(crate) fn has_virtual_functions(&self) -> bool {
+        self.region(CapId::Extended(0x0010)).is_some()
+    }
+
+    /// Forgets what was last written to the registers that rules look at.
+    pub(crate) fn unhold(&self) {
+        self.held.store(0, Ordering::Release);
+    }
+
+    /// Notes the register of every level rule that `read` can give.
+    pub(crate) fn hold(&self, mut read: impl FnMut(Access) -> Option<u32>) {
+        for (index, rule) in RULES.iter().enumerate() {
+            if rule.mask == 0 {
+                continue;
+            }
+            for base in self.bases(rule.place) {
+                let first = rule.bytes(base).start;
+                let Ok(at) = Access::new(first, kho_hal::Width::U16) else {
+                    continue;
+                };
+                if let Some(value) = read(at) {
+                    self.note(index, value & rule.mask != 0);
+                }
+            }
+        }
+    }
+
+    fn note(&self, index: usize, set: bool) {
+        let (known, value) = held_bits(index);
+        if set {
+            self.held.fetch_or(known | value, Ordering::AcqRel);
+        } else {
+            self.held.fetch_and(!value, Ordering::AcqRel);
+            self.held.fetch_or(known, Ordering::AcqRel);
+        }
+    }
+
+    /// Where the registers of a place start, if this function has it.
+    fn bases(&self, place: Place) -> impl Iterator<Item = u16> + '_ {
+        let bridge = (place == Place::Bridge && self.is_bridge()).then_some(0);
+        let regions = self
+            .regions()
+            .filter(move |region| place == Place::In(region.id))
+            .map(|region| region.start);
+        bridge.into_iter().chain(regions)
+    }
+
+    /// Works out what a write does, and remembers the bits that later writes are judged by.
+    pub(crate) fn plan(&self, at: Access, value: u32) -> Plan {
+        let mut plan = Plan::default();
+        let touches = |r: &Region| at.offset() < r.end && at.end() > r.start;
+        let mut listed = at.end() <= 0x40;
+        for region in self.regions().filter(touches) {
+            listed |= at.offset() >= region.start && at.end() <= region.end;
+            plan.range(region.start..region.end);
+            if entry_of(region.id).is_none() || VENDORS_OWN.contains(&region.id) {
+                plan.everything = true;
+            }
+        }
+        plan.everything |= !listed;
+        let held = self.held.load(Ordering::Acquire);
+        for (index, rule) in RULES.iter().enumerate() {
+            for base in self.bases(rule.place) {
+                let Some(write) = rule.meets(base, at, value) else {
+                    continue;
+                };
+                let (known, set) = held_bits(index);
+                let before = (held & known != 0).then_some(held & set != 0);
+                if write.touched != 0 {
+                    self.note(index, write.ones != 0);
+                }
+                if rule.fires(write, before) {
+                    for effect in rule.effects {
+                        self.note_effect(&mut plan, *effect);
+                    }
+                }
+            }
+        }
+        plan
+    }
+
+    fn note_effect(&self, plan: &mut Plan, effect: Effect) {
+        match effect {
+            Effect::Reset => plan.reset = true,
+            Effect::Below => plan.below |= self.is_bridge(),
+            Effect::Renumber => plan.renumber |= self.is_bridge(),
+            Effect::VirtualFunctions => plan.virtual_functions |= self.has_virtual_functions(),
+            Effect::Bars => plan.range(0x10..0x28),
+            Effect::Capability(id) => {
+                for region in self.regions().filter(|region| region.id == id) {
+                    plan.range(region.start..region.end);
+                }
+            }
+        }
+    }
+}
+
+pub(crate) fn pack(region: Region) -> u64 {
+    let (extended, id) = match region.id {
+        CapId::Standard(id) => (0, u64::from(id)),
+        CapId::Extended(id) => (1 << 48, u64::from(id)),
+    };
+    1 << 63 | extended | id << 32 | u64::from(region.end) << 16 | u64::from(region.start)
+}
+
+fn unpack(word: u64) -> Region {
+    let id = (word >> 32) as u16;
+    Region {
+        id: if word >> 48 & 1 == 0 {
+            CapId::Standard(id as u8)
+        } else {
+            CapId::Extended(id)
+        },
+        start: word as u16,
+        end: (word >> 16) as u16,
+    }
+}
+
+impl<C: PciConfigAccess> Cached<'_, C> {
+    /// The buses that a write to this bridge concerns, as they are before it.
+    pub(crate) fn buses_of(&self, place: Sbdf, plan: &Plan) -> Option<(u8, u8)> {
+        (plan.below || plan.renumber).then(|| self.buses_below(place))
+    }
+
+    /// Secondary and subordinate bus as the bridge's registers say; every bus above its own if
+    /// they make no sense.
+    pub(crate) fn buses_below(&self, bridge: Sbdf) -> (u8, u8) {
+        let above = every_bus_above(bridge);
+        let counters = self.index.find(bridge);
+        let counters = counters.map_or(&self.other, |bridge| &bridge.counters);
+        let value = Access::new(0x18, kho_hal::Width::U32)
+            .and_then(|at| self.hardware(counters, bridge, at));
+        match value {
+            Ok(value) if value != u32::MAX => {
+                let (first, last) = ((value >> 8) as u8, (value >> 16) as u8);
+                match (first, last) {
+                    // Not configured: nothing is reached through it.
+                    (0, 0) => (u8::MAX, 0),
+                    _ if first > bridge.bus() && first <= last => (first, last),
+                    _ => above,
+                }
+            }
+            _ => above,
+        }
+    }
+
+    /// Resets or forgets what is on these buses of the bridge's segment, but for the bridge's own
+    /// bus.
+    pub(crate) fn reset_buses(&self, bridge: Sbdf, (first, last): (u8, u8), forget: bool) {
+        for function in self.index.all() {
+            let place = function.place();
+            if place.segment() == bridge.segment()
+                && place.bus() != bridge.bus()
+                && (first..=last).contains(&place.bus())
+            {
+                if forget {
+                    self.forget_one(function);
+                } else {
+                    self.reset_one(function, Keep::Nothing);
+                }
+            }
+        }
+    }
+
+    /// Forgets the functions of a segment that have no vendor: those are virtual.
+    pub(crate) fn forget_virtual_functions(&self, segment: u32) {
+        for function in self.index.all() {
+            let (identity, _) = function.identity();
+            if function.place().segment() == segment && identity == u32::MAX {
+                self.forget_one(function);
+            }
+        }
+    }
+
+    /// Carries out what a plan says: once before the hardware write and once after it.
+    pub(crate) fn apply(
+        &self,
+        function: &Function<'_>,
+        at: Access,
+        plan: &Plan,
+        buses: Option<(u8, u8)>,
+        after: bool,
+    ) {
+        function.counters.invalidations.bump();
+        function.invalidate(at.offset()..at.end(), Keep::Nothing);
+        for range in plan.ranges.iter().take(plan.count) {
+            function.invalidate(range.clone(), Keep::Constants);
+        }
+        if plan.everything {
+            function.invalidate(0..Access::SPACE, Keep::Nothing);
+        }
+        if plan.reset {
+            let now = self.start_reset(function, Keep::Constants);
+            if let (true, Some(now)) = (after, now) {
+                function.counters.resets.bump();
+                function.advance(now, Kind::Unsettled);
+            }
+        }
+        if plan.virtual_functions {
+            self.forget_virtual_functions(function.place().segment());
+        }
+        if let Some(buses) = buses {
+            self.reset_buses(function.place(), buses, plan.renumber);
+        }
+    }
+}
+
+/// Bus numbers grow away from the root.
+pub(crate) fn every_bus_above(bridge: Sbdf) -> (u8, u8) {
+    match bridge.bus().checked_add(1) {
+        Some(first) => (first, u8::MAX),
+        None => (u8::MAX, 0),
+    }
+}
+
+/// Bits of one rule that a write sets, and those that it touches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Touched {
+    ones: u32,
+    touched: u32,
+}
+
+impl Rule {
+    /// How a write meets this rule's register, whose place starts at `base`; `None` if it misses.
+    fn meets(&self, base: u16, at: Access, value: u32) -> Option<Touched> {
+        let bytes = self.bytes(base);
+        if at.offset() >= bytes.end || at.end() <= bytes.start {
+            return None;
+        }
+        // Shift both by what the write starts before or after the rule's first byte.
+        let place = |bits: u32| {
+            let shift = 8 * (i32::from(at.offset()) - i32::from(bytes.start));
+            let wide = u64::from(bits & at.width().mask());
+            let moved = if shift >= 0 {
+                wide << shift.min(63)
+            } else {
+                wide >> (-shift).min(63)
+            };
+            moved as u32 & self.mask
+        };
+        Some(Touched {
+            ones: place(value),
+            touched: place(u32::MAX),
+        })
+    }
+
+    /// The bytes of the register, whose place starts at `base`.
+    fn bytes(&self, base: u16) -> Range<u16> {
+        base.saturating_add(self.first)..base.saturating_add(self.last).saturating_add(1)
+    }
+
+    /// Whether a write fires the rule, given the bits that were set before it, if known.
+    fn fires(&self, write: Touched, before: Option<bool>) -> bool {
+        match self.trigger {
+            Trigger::Any => true,
+            Trigger::Set => write.ones != 0,
+            _ if write.touched == 0 => false,
+            Trigger::Level => write.ones != 0 || before != Some(false),
+            Trigger::Change => before != Some(write.ones != 0),
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! What is noted of one function besides its registers.
+
+use crate::function::Function;
+use crate::sync::Ordering;
+
+/// Header type without the multifunction bit.
+pub(crate) const HEADER_TYPE: u64 = 0x7f;
+/// No built-in self test.
+pub(crate) const NO_BIST: u64 = 1 << 7;
+/// Capabilities are known.
+pub(crate) const MAPPED: u64 = 1 << 8;
+/// The page is a predecessor's.
+pub(crate) const ADOPTED: u64 = 1 << 9;
+/// [`crate::Unlisted::Constant`].
+pub(crate) const UNLISTED_CONSTANT: u64 = 1 << 10;
+/// [`crate::Unlisted::Absent`].
+pub(crate) const UNLISTED_ABSENT: u64 = 1 << 11;
+/// The predecessor marked bytes by other rules.
+pub(crate) const OTHER_RULES: u64 = 1 << 12;
+
+impl Function<'_> {
+    pub(crate) fn is_bridge(&self) -> bool {
+        self.flags.load(Ordering::Acquire) & HEADER_TYPE == 1
+    }
+
+    pub(crate) fn is_endpoint(&self) -> bool {
+        self.flags.load(Ordering::Acquire) & HEADER_TYPE == 0
+    }
+
+    /// Bits of bitmap word `n` that may be answered: those marked, and those that are fixed.
+    pub(crate) fn answerable(&self, n: usize) -> u64 {
+        let flags = self.flags.load(Ordering::Acquire);
+        let (header, has_bist) = ((flags & HEADER_TYPE) as u8, flags & NO_BIST == 0);
+        let marked = self.space().and_then(|space| space.cacheable(n));
+        marked.map_or(0, |word| {
+            word.load(Ordering::Acquire) | fixed_bits(n, header, has_bist)
+        })
+    }
+
+    pub(crate) fn is_mapped(&self) -> bool {
+        self.flags.load(Ordering::Acquire) & MAPPED != 0
+    }
+}
+
+/// Header bytes that are fixed, in bitmap word `n`.
+pub(crate) fn fixed_bits(n: usize, header_type: u8, has_bist: bool) -> u64 {
+    if n > 0 {
+        return 0;
+    }
+    let fixed = crate::table::fixed(header_type, has_bist);
+    let words = fixed.into_iter().flat_map(crate::bits::masks);
+    words.fold(0, |bits, (_, mask)| bits | mask)
+}

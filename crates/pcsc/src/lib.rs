@@ -1,0 +1,81 @@
+//! A coherent cache of PCI configuration space.
+//!
+//! A read of configuration space takes a microsecond or more, and most of what is read never
+//! changes. [`Cached`] wraps an access method and is one itself: whoever used the hardware uses
+//! the cache, unchanged. What may be cached is inferred from each function's capabilities against
+//! a table.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`table`] | which registers may be cached, capability by capability |
+//! | [`rules`] | which writes have effects on other registers or functions |
+//! | [`walk`] | the capability lists, with bounds |
+//! | [`infer`] | the engine that applies the table to one function |
+//! | [`bits`] | sets of bytes |
+//!
+//! # The promise
+//! A cached read returns what the hardware would return at some moment between the call and the
+//! return. This holds for any number of CPUs, and it rests on three conditions:
+//! * Every write goes through the cache. Direct mappings of configuration space bypass it; call
+//!   [`Cached::forget`] or [`Cached::reset`] when one was used.
+//! * Bridges are added too, and physical functions along with their virtual ones: a reset, a new
+//!   bus number or a cleared VF Enable is not noticed in a function that the cache does not know.
+//! * What nobody writes is told: power lost, a device pulled out, a reset by firmware. See
+//!   [`Reset`].
+//!
+//! # Not supported
+//! PCI-X mode 2 extended space, CardBus beyond the identity, big-endian machines.
+//!
+//! # Features
+//! * `alloc`: the cache. Memory is allocated only when a function is added. Without it, only the
+//!   inference is there.
+#![no_std]
+#![forbid(unsafe_code)]
+#![cfg_attr(loom, allow(dead_code, reason = "the model runs the protocol alone"))]
+
+#[cfg(feature = "alloc")]
+extern crate alloc as std_alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod bits;
+pub mod infer;
+pub mod rules;
+pub mod table;
+pub mod walk;
+
+#[cfg(all(feature = "alloc", not(loom)))]
+mod add;
+#[cfg(all(feature = "alloc", not(loom)))]
+mod cache;
+#[cfg(all(feature = "alloc", not(loom)))]
+mod effects;
+#[cfg(feature = "alloc")]
+mod flags;
+#[cfg(feature = "alloc")]
+mod function;
+#[cfg(all(feature = "alloc", not(loom)))]
+mod index;
+#[cfg(feature = "alloc")]
+mod line;
+#[cfg(all(test, loom, feature = "alloc"))]
+mod model;
+#[cfg(all(feature = "alloc", not(loom)))]
+mod persist;
+#[cfg(feature = "alloc")]
+mod space;
+#[cfg(feature = "alloc")]
+mod stats;
+#[cfg(feature = "alloc")]
+mod sync;
+
+#[cfg(all(feature = "alloc", not(loom)))]
+pub use add::{AddError, Added, Distrust, Unlisted};
+#[cfg(all(feature = "alloc", not(loom)))]
+pub use cache::{Bypass, Cached, Reset};
+pub use infer::{Inference, Region};
+#[cfg(all(feature = "alloc", not(loom)))]
+pub use persist::{Saved, SavedError, Variant};
+#[cfg(feature = "alloc")]
+pub use stats::Stats;
+pub use walk::{CapId, Capability, Source};

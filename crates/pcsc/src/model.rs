@@ -1,0 +1,221 @@
+//! The protocol of [`crate::function`] under the model checker: every interleaving with at most three
+//! preemptions.
+//!
+//! Run with `RUSTFLAGS="--cfg loom" cargo test -p kho-pcsc --release --all-features --lib model`.
+
+use kho_hal::{Access, Width};
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicU64, Ordering};
+use loom::thread;
+
+use crate::function::{Function, Keep, Kind};
+use crate::space::{MAP, Space};
+
+/// One function with one register of the device behind it.
+struct Device {
+    function: Function<'static>,
+    register: AtomicU64,
+    /// What the last write that reached the device wrote.
+    reached: AtomicU64,
+}
+
+fn at() -> Access {
+    Access::new(8, Width::U32).unwrap()
+}
+
+fn device(constant: bool) -> Arc<Device> {
+    let function = Function::new();
+    function.set_space(|| Some(Space::heap()));
+    for n in 0..MAP {
+        let marked = function
+            .space()
+            .and_then(|space| space.cacheable(n))
+            .unwrap();
+        marked.store(u64::MAX, Ordering::Relaxed);
+        if constant {
+            function.constant[n].store(u64::MAX, Ordering::Relaxed);
+        }
+    }
+    let now = function.enter(Kind::Adding);
+    function.advance(now, Kind::Active);
+    Arc::new(Device {
+        function,
+        register: AtomicU64::new(1),
+        reached: AtomicU64::new(1),
+    })
+}
+
+/// Every interleaving with at most three preemptions.
+fn bounded(run: impl Fn() + Send + Sync + 'static) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(run);
+}
+
+impl Device {
+    /// As [`crate::Cached`] reads; whether it was a hit, and the value.
+    fn read(&self) -> (bool, u64) {
+        if let Some(value) = self.function.hit(at()) {
+            return (true, value.into());
+        }
+        let ticket = self.function.claim(at(), Kind::Active);
+        let value = self.register.load(Ordering::SeqCst);
+        if let Some(ticket) = ticket {
+            self.function.fill(ticket, value as u32);
+        }
+        (false, value)
+    }
+
+    /// As [`crate::Cached`] writes.
+    fn write(&self, value: u64) {
+        self.function.begin_write();
+        self.function.invalidate(8..12, Keep::Nothing);
+        self.register.store(value, Ordering::SeqCst);
+        self.reached.store(value, Ordering::SeqCst);
+        self.function.invalidate(8..12, Keep::Nothing);
+        self.function.end_write();
+    }
+}
+
+#[test]
+fn a_reader_that_missed_never_inserts_the_old_value_after_a_write() {
+    bounded(|| {
+        let device = device(false);
+        let writer = {
+            let device = Arc::clone(&device);
+            thread::spawn(move || device.write(2))
+        };
+        device.read();
+        writer.join().unwrap();
+        assert_eq!(device.read().1, 2);
+        assert_eq!(device.read().1, 2);
+    });
+}
+
+#[test]
+fn no_reader_gets_what_the_device_has_no_more() {
+    bounded(|| {
+        let device = device(false);
+        let reader = {
+            let device = Arc::clone(&device);
+            thread::spawn(move || {
+                // This may be in the middle of the write, and must not keep what it reads there.
+                device.read();
+                let floor = device.reached.load(Ordering::SeqCst);
+                let (_, value) = device.read();
+                assert!(value >= floor, "{value} after {floor}");
+            })
+        };
+        device.write(2);
+        reader.join().unwrap();
+    });
+}
+
+#[test]
+fn two_readers_and_a_writer_agree_in_the_end() {
+    bounded(|| {
+        let device = device(false);
+        let writer = {
+            let device = Arc::clone(&device);
+            thread::spawn(move || device.write(2))
+        };
+        let reader = {
+            let device = Arc::clone(&device);
+            thread::spawn(move || device.read())
+        };
+        device.read();
+        reader.join().unwrap();
+        writer.join().unwrap();
+        assert_eq!(device.read().1, 2);
+    });
+}
+
+#[test]
+fn a_reset_is_not_survived_by_a_fill_under_way() {
+    bounded(|| {
+        let device = device(false);
+        let resetter = {
+            let device = Arc::clone(&device);
+            thread::spawn(move || {
+                let start = || {
+                    let now = device.function.enter(Kind::Resetting);
+                    device.function.wipe(Keep::Constants);
+                    now
+                };
+                start();
+                device.register.store(0, Ordering::SeqCst);
+                let now = start();
+                device.function.advance(now, Kind::Unsettled);
+            })
+        };
+        device.read();
+        resetter.join().unwrap();
+        let now = device.function.state();
+        let now = device.function.settle(now).unwrap();
+        device.function.publish(now);
+        assert_eq!(device.read().1, 0);
+    });
+}
+
+#[test]
+fn constants_are_not_published_over_a_write() {
+    bounded(|| {
+        let device = device(true);
+        device.read();
+        let now = device.function.enter(Kind::Resetting);
+        device.function.wipe(Keep::Constants);
+        device.function.advance(now, Kind::Unsettled);
+        let writer = {
+            let device = Arc::clone(&device);
+            thread::spawn(move || device.write(2))
+        };
+        if let Some(now) = device.function.settle(device.function.state()) {
+            device.function.publish(now);
+        }
+        writer.join().unwrap();
+        assert_eq!(device.read().1, 2);
+    });
+}
+
+#[test]
+fn a_hit_is_never_half_old_and_half_new() {
+    bounded(|| {
+        let device = device(false);
+        device.register.store(0x0101_0101, Ordering::SeqCst);
+        device.read();
+        let reader = {
+            let device = Arc::clone(&device);
+            thread::spawn(move || {
+                let hit = device.function.hit(at());
+                assert!(
+                    matches!(hit, None | Some(0x0101_0101 | 0x0202_0202)),
+                    "{hit:x?}"
+                );
+            })
+        };
+        device.write(0x0202_0202);
+        // Somebody fills one byte of the four.
+        let byte = Access::new(8, Width::U8).unwrap();
+        if let Some(ticket) = device.function.claim(byte, Kind::Active) {
+            device.function.fill(ticket, 0x02);
+        }
+        reader.join().unwrap();
+    });
+}
+
+#[test]
+fn nothing_is_kept_for_a_function_that_left() {
+    bounded(|| {
+        let device = device(false);
+        let reader = {
+            let device = Arc::clone(&device);
+            thread::spawn(move || {
+                device.read();
+            })
+        };
+        device.function.enter(Kind::Vacant);
+        device.function.wipe(Keep::Nothing);
+        reader.join().unwrap();
+        assert_eq!(device.function.hit(at()), None);
+    });
+}

@@ -1,0 +1,123 @@
+//! Taking a saved function into use.
+
+use core::ops::Range;
+
+use kho_hal::{Access, PciConfigAccess, Sbdf, Width};
+
+use super::{Place, Saved, Variant};
+use crate::add::{AddError, Added, Distrust};
+use crate::cache::{Cached, Pages};
+use crate::function::{Function, Keep, Kind};
+use crate::space::{MAP, Space, VALUES};
+use crate::sync::{AtomicU64, Ordering};
+
+/// Words of a page in the conventional variant: values, and each of two bitmaps.
+const SMALL_VALUES: usize = 32;
+const SMALL_MAP: usize = 4;
+
+/// Bits of the first bitmap word.
+const fn bits(bytes: Range<u32>) -> u64 {
+    ((1u64 << (bytes.end - bytes.start)) - 1) << bytes.start
+}
+
+/// Vendor and device: marked cacheable in every page that was ever written.
+const MARKED: u64 = bits(0..4);
+/// Command, status and reserved bytes: never marked.
+const UNMARKED: u64 = bits(4..8) | bits(0x35..0x3c);
+/// What the identity check needs to know.
+const IDENTITY: u64 = bits(0..4) | bits(8..12) | bits(14..15);
+
+impl<'m, C: PciConfigAccess> Cached<'m, C> {
+    /// Lets functions that are added from now on take over what a predecessor saved.
+    pub fn with_saved(mut self, saved: Saved) -> Self {
+        self.saved = Some(saved);
+        self
+    }
+
+    /// Takes the saved page of a function into use, if there is one and the function is the same.
+    /// Three hardware reads at most, and none without a page.
+    pub(crate) fn adopt(
+        &self,
+        entry: &Function<'m>,
+        function: Sbdf,
+        policy: u64,
+    ) -> Result<Added, AddError> {
+        let (Some(saved), Some(pages)) = (&self.saved, &self.pages) else {
+            return Ok(Added::Inferred);
+        };
+        if entry.space().is_some() {
+            return Ok(Added::Inferred);
+        }
+        let addr = match saved.place(function) {
+            Place::Absent => return Ok(Added::Inferred),
+            Place::Damaged => return Ok(Added::Distrusted(Distrust::Damaged)),
+            Place::At(addr) => addr,
+        };
+        let (values, map) = match saved.variant {
+            Variant::Extended => (VALUES, MAP),
+            Variant::Conventional => (SMALL_VALUES, SMALL_MAP),
+        };
+        let Ok(words) = pages.mem.words(addr, values + 2 * map) else {
+            return Ok(Added::Distrusted(Distrust::Damaged));
+        };
+        let load = |n: usize| words.get(n).map_or(0, |word| word.load(Ordering::Acquire));
+        let marked = load(values);
+        let known = load(values + map) & marked;
+        if marked & MARKED != MARKED || marked & UNMARKED != 0 {
+            return Ok(Added::Distrusted(Distrust::Damaged));
+        }
+        if known & IDENTITY != IDENTITY {
+            return Ok(Added::Distrusted(Distrust::Unidentified));
+        }
+        let read = |offset| {
+            let unreadable = AddError::Unreadable { function };
+            let at = Access::new(offset, Width::U32).map_err(|_| unreadable)?;
+            self.hardware(&entry.counters, function, at)
+                .map_err(|_| unreadable)
+        };
+        let (identity, class, header) = (read(0)?, read(8)?, read(12)?);
+        if class == u32::MAX {
+            return Err(AddError::Absent { function });
+        }
+        let (low, high) = (load(0), load(1));
+        let same = low as u32 == identity
+            && high as u32 == class
+            && (high >> 48) as u8 == (header >> 16) as u8;
+        if !same {
+            return Ok(Added::Distrusted(Distrust::Changed));
+        }
+        let made = entry.set_space(|| match saved.variant {
+            Variant::Extended => Some(Space::Pages(addr, words)),
+            Variant::Conventional => copied(pages, words),
+        });
+        if !made {
+            return Err(AddError::NoMemory { function });
+        }
+        entry.set_identity(identity, class);
+        entry.set_adopted(policy, header, saved.has_same_rules());
+        let now = entry.enter(Kind::Adding);
+        if entry.advance(now, Kind::Active) {
+            Ok(Added::Restored)
+        } else {
+            entry.wipe(Keep::Nothing);
+            Err(AddError::Interrupted { function })
+        }
+    }
+}
+
+/// New pages with what a page of the conventional variant holds.
+fn copied<'m>(pages: &Pages<'m>, small: &[AtomicU64]) -> Option<Space<'m>> {
+    let space = pages.space()?;
+    let parts = [
+        (0, 0, SMALL_VALUES),
+        (SMALL_VALUES, VALUES, SMALL_MAP),
+        (SMALL_VALUES + SMALL_MAP, VALUES + MAP, SMALL_MAP),
+    ];
+    for (from, to, count) in parts {
+        let target = space.words().get(to..to + count)?;
+        for (to, from) in target.iter().zip(small.get(from..)?) {
+            to.store(from.load(Ordering::Acquire), Ordering::Release);
+        }
+    }
+    Some(space)
+}

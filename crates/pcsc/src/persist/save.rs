@@ -1,0 +1,123 @@
+//! Describing the cache to the next program.
+
+use kho_abi::fdt::COMPATIBLE;
+use kho_abi::pcsc::{DATA, NODE, NODE_PREFIX, RULES, RULES_VERSION, VERSION};
+use kho_core::outgoing::{Nodes, Outgoing, OutgoingError};
+use kho_hal::{PageAlloc, PciConfigAccess, PhysAddr, PhysMem, Sbdf};
+use std_alloc::format;
+use std_alloc::vec::Vec;
+use vm_fdt::FdtWriter;
+
+use super::saved::key;
+use crate::cache::Cached;
+use crate::function::{Function, Kind};
+use crate::space::Space;
+
+impl<C: PciConfigAccess> Cached<'_, C> {
+    /// Preserves the pages of every function of header type 0 and adds the sub-blob `pcsc`.
+    /// Returns how many functions there are; with none, nothing is added.
+    ///
+    /// Only a cache made by [`Cached::in_pages`] has pages; of the memory that `outgoing` tracks.
+    /// Nothing is copied. What is known at this moment arrives, less what is invalidated until
+    /// the jump; what is learned after it does not. Save again after [`Cached::unsave`] to
+    /// bring it up to date.
+    ///
+    /// # Errors
+    /// Those of preserving and of adding a sub-blob. Then nothing is preserved that was not
+    /// before, and there is no sub-blob.
+    pub fn save<M: PhysMem, A: PageAlloc, N: Nodes>(
+        &self,
+        outgoing: &Outgoing<'_, M, A, N>,
+    ) -> Result<usize, OutgoingError> {
+        let Some(order) = self.pages.and_then(|pages| pages.order()) else {
+            return Ok(0);
+        };
+        let functions = self.eligible();
+        if functions.is_empty() {
+            return Ok(0);
+        }
+        let fdt = describe(&functions).map_err(|_| OutgoingError::TooMany {
+            max: u32::MAX.into(),
+        })?;
+        let tracker = outgoing.tracker();
+        let mut done = 0;
+        let mut preserve = || {
+            for (_, addr) in &functions {
+                tracker.preserve_folio(*addr, order)?;
+                done += 1;
+            }
+            outgoing.add_blob(NODE, &fdt)?;
+            Ok(functions.len())
+        };
+        preserve().inspect_err(|_: &OutgoingError| {
+            for (_, addr) in functions.iter().take(done) {
+                // Preserved a moment ago.
+                let _ = tracker.unpreserve_folio(*addr, order);
+            }
+        })
+    }
+
+    /// Undoes [`Cached::save`].
+    ///
+    /// # Errors
+    /// [`OutgoingError::Unknown`] if there is no sub-blob `pcsc`.
+    pub fn unsave<M: PhysMem, A: PageAlloc, N: Nodes>(
+        &self,
+        outgoing: &Outgoing<'_, M, A, N>,
+    ) -> Result<(), OutgoingError> {
+        outgoing.remove_blob(NODE)?;
+        let order = self.pages.and_then(|pages| pages.order());
+        for function in self.index.all() {
+            if let (Some(order), Some(Space::Pages(addr, _))) = (order, function.space()) {
+                // Functions that were added since were never preserved.
+                let _ = outgoing.tracker().unpreserve_folio(*addr, order);
+            }
+        }
+        Ok(())
+    }
+
+    /// Functions to save, in address order, with their bitmaps brought up to date.
+    fn eligible(&self) -> Vec<(Sbdf, PhysAddr)> {
+        let mut functions: Vec<_> = self
+            .index
+            .all()
+            .filter_map(|function| {
+                let addr = self.pages_of(function)?;
+                self.map(function);
+                function.sync_known();
+                Some((function.place(), addr))
+            })
+            .collect();
+        functions.sort_unstable_by_key(|(place, _)| key(*place));
+        functions
+    }
+
+    fn pages_of(&self, function: &Function<'_>) -> Option<PhysAddr> {
+        let kept = matches!(function.state().kind(), Kind::Active | Kind::Unsettled);
+        match function.space() {
+            Some(Space::Pages(addr, _)) if kept && function.is_endpoint() => Some(*addr),
+            _ => None,
+        }
+    }
+}
+
+fn describe(functions: &[(Sbdf, PhysAddr)]) -> Result<Vec<u8>, vm_fdt::Error> {
+    let mut fdt = FdtWriter::new()?;
+    let root = fdt.begin_node("")?;
+    fdt.property_string(COMPATIBLE, VERSION)?;
+    fdt.property(RULES, &RULES_VERSION.to_le_bytes())?;
+    for (function, addr) in functions {
+        let name = format!(
+            "{NODE_PREFIX}{:04x}_{:02x}_{:02x}_{:x}",
+            function.segment(),
+            function.bus(),
+            function.device(),
+            function.function()
+        );
+        let node = fdt.begin_node(&name)?;
+        fdt.property(DATA, &addr.as_u64().to_le_bytes())?;
+        fdt.end_node(node)?;
+    }
+    fdt.end_node(root)?;
+    fdt.finish()
+}

@@ -1,0 +1,208 @@
+//! One pass over a flattened device tree of two levels.
+//!
+//! A general reader checks a tree first and then walks it, node by node and property by property:
+//! four passes, and more time than everything else in a restore together. What is wanted of this
+//! tree is little, so it is read in one pass that checks as it goes. Deeper nodes are passed over.
+//!
+//! # Guarantees
+//! Total: any bytes give events and an end, or `None`. No allocation, time linear in the length.
+//!
+//! # Source
+//! Devicetree Specification 0.4, chapter 5: header, structure block and strings block.
+
+/// What is found, in the order of the structure block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Event<'a> {
+    /// A property of the root: name, value.
+    Root(&'a [u8], &'a [u8]),
+    /// A child of the root begins.
+    Begin(&'a [u8]),
+    /// A property of that child.
+    Property(&'a [u8], &'a [u8]),
+    /// The child ends.
+    End,
+}
+
+const MAGIC: u32 = 0xd00d_feed;
+/// The version whose header this is; later ones that say they are compatible are read too.
+const VERSION: u32 = 17;
+
+const BEGIN_NODE: u32 = 1;
+const END_NODE: u32 = 2;
+const PROPERTY: u32 = 3;
+const NOP: u32 = 4;
+const END: u32 = 9;
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    let (word, _) = bytes.get(at..)?.split_first_chunk()?;
+    Some(u32::from_be_bytes(*word))
+}
+
+/// The bytes of a block that the header names: its offset stands at `offset`, its size at `size`.
+fn block(tree: &[u8], offset: usize, size: usize) -> Option<&[u8]> {
+    let start = word(tree, offset)? as usize;
+    tree.get(start..start.checked_add(word(tree, size)? as usize)?)
+}
+
+/// The name that a property's offset into the strings block stands for; most are the last one.
+fn name<'a>(strings: &'a [u8], at: u32, last: &mut (u32, &'a [u8])) -> Option<&'a [u8]> {
+    if last.0 != at || last.1.is_empty() {
+        let rest = strings.get(at as usize..)?;
+        let len = rest.iter().position(|byte| *byte == 0)?;
+        *last = (at, rest.get(..len)?);
+    }
+    Some(last.1)
+}
+
+/// Calls `visit` for everything in the first two levels of the tree; `None` if it is not one.
+pub(super) fn scan<'a>(blob: &'a [u8], mut visit: impl FnMut(Event<'a>)) -> Option<()> {
+    if word(blob, 0)? != MAGIC || word(blob, 20)? < VERSION || word(blob, 24)? > VERSION {
+        return None;
+    }
+    let tree = blob.get(..word(blob, 4)? as usize)?;
+    let strings = block(tree, 12, 32)?;
+    let mut rest = block(tree, 8, 36)?;
+    let mut last: (u32, &[u8]) = (0, &[]);
+    let mut depth = 0u32;
+    // Properties come before child nodes; afterwards none may follow.
+    let mut open = false;
+    let mut roots = 0u32;
+    loop {
+        let token = word(rest, 0)?;
+        rest = rest.get(4..)?;
+        match token {
+            BEGIN_NODE => {
+                let len = rest.iter().position(|byte| *byte == 0)?;
+                let name = rest.get(..len)?;
+                rest = rest.get((len + 1).next_multiple_of(4)..)?;
+                match depth {
+                    0 if roots > 0 || !name.is_empty() => return None,
+                    0 => roots += 1,
+                    1 => visit(Event::Begin(name)),
+                    _ => {}
+                }
+                depth += 1;
+                open = true;
+            }
+            END_NODE => {
+                match depth {
+                    0 => return None,
+                    2 => visit(Event::End),
+                    _ => {}
+                }
+                depth -= 1;
+                open = false;
+            }
+            PROPERTY => {
+                let (len, at) = (word(rest, 0)? as usize, word(rest, 4)?);
+                let value = rest.get(8..len.checked_add(8)?)?;
+                rest = rest.get((len + 8).next_multiple_of(4)..)?;
+                if depth == 0 || !open {
+                    return None;
+                }
+                let name = name(strings, at, &mut last)?;
+                match depth {
+                    1 => visit(Event::Root(name, value)),
+                    2 => visit(Event::Property(name, value)),
+                    _ => {}
+                }
+            }
+            NOP => {}
+            END if depth == 0 && roots == 1 => return Some(()),
+            _ => return None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use dtoolkit::fdt::{Fdt, FdtNode};
+    use dtoolkit::{Node, Property};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn tree() -> Vec<u8> {
+        let mut fdt = vm_fdt::FdtWriter::new().unwrap();
+        let root = fdt.begin_node("").unwrap();
+        fdt.property_string("compatible", "pcsc-v1").unwrap();
+        for name in ["dev_0000_00_00_0", "dev_0000_00_00_1"] {
+            let node = fdt.begin_node(name).unwrap();
+            fdt.property("da", &7u64.to_le_bytes()).unwrap();
+            let deeper = fdt.begin_node("deeper").unwrap();
+            fdt.property("da", &[1]).unwrap();
+            fdt.end_node(deeper).unwrap();
+            fdt.end_node(node).unwrap();
+        }
+        fdt.end_node(root).unwrap();
+        fdt.finish().unwrap()
+    }
+
+    /// Kind, name and value of an event.
+    type Owned = (u8, Vec<u8>, Vec<u8>);
+
+    fn events(tree: &[u8]) -> Option<Vec<Owned>> {
+        let mut events = Vec::new();
+        scan(tree, |event| {
+            events.push(match event {
+                Event::Root(name, value) => (0, name.to_vec(), value.to_vec()),
+                Event::Begin(name) => (1, name.to_vec(), Vec::new()),
+                Event::Property(name, value) => (2, name.to_vec(), value.to_vec()),
+                Event::End => (3, Vec::new(), Vec::new()),
+            });
+        })?;
+        Some(events)
+    }
+
+    /// The same by a general reader.
+    fn expected(tree: &[u8]) -> Option<Vec<Owned>> {
+        let root = Fdt::new(tree).ok()?.root();
+        let mut events = Vec::new();
+        let properties = |kind, node: FdtNode<'_>, events: &mut Vec<Owned>| {
+            for property in node.properties() {
+                let value: &[u8] = property.value_as().ok()?;
+                events.push((kind, property.name().as_bytes().to_vec(), value.to_vec()));
+            }
+            Some(())
+        };
+        properties(0, root, &mut events)?;
+        for node in root.children() {
+            events.push((1, node.name().as_bytes().to_vec(), Vec::new()));
+            properties(2, node, &mut events)?;
+            events.push((3, Vec::new(), Vec::new()));
+        }
+        Some(events)
+    }
+
+    #[test]
+    fn both_levels_are_found_and_deeper_ones_are_not() {
+        let tree = tree();
+        assert_eq!(events(&tree), expected(&tree));
+        assert_eq!(events(&tree).unwrap().len(), 7);
+    }
+
+    proptest! {
+        /// What a general reader accepts is read alike; anything else does not panic.
+        #[test]
+        fn damaged_trees_are_refused_or_read_alike(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+            len in any::<prop::sample::Index>(),
+            cut in any::<bool>(),
+        ) {
+            let mut tree = tree();
+            for (index, value) in changes {
+                let index = index.index(tree.len());
+                tree[index] = value;
+            }
+            if cut {
+                tree.truncate(len.index(tree.len()));
+            }
+            let found = events(&tree);
+            if let (Some(found), Some(expected)) = (found, expected(&tree)) {
+                prop_assert_eq!(found, expected);
+            }
+        }
+    }
+}

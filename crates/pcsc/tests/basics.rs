@@ -1,0 +1,92 @@
+//! What a caller sees of the cache, on simulated functions.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use kho_hal::sim::pci::{SimBus, SimFunction};
+use kho_hal::{PciConfigAccess, Sbdf};
+use kho_pcsc::{AddError, Cached, Reset};
+
+fn nic() -> SimFunction {
+    SimFunction::endpoint(0x8086, 0x10c9)
+        .with_bar64(0, 20)
+        .with_pm(false)
+        .with_msi(true, true, 3)
+        .with_express(0)
+        .with_aer()
+}
+
+fn at(bus: u8, device: u8) -> Sbdf {
+    Sbdf::new(0, bus, device, 0).unwrap()
+}
+
+#[test]
+fn the_second_read_does_not_reach_the_hardware() {
+    let bus = SimBus::new();
+    bus.add(at(0, 3), nic());
+    let cache = Cached::new(&bus);
+    cache.add(at(0, 3)).unwrap();
+    let before = bus.reads();
+    assert_eq!(cache.read_u32(at(0, 3), 0).unwrap(), 0x10c9_8086);
+    assert_eq!(bus.reads(), before);
+    assert_eq!(cache.read_u32(at(0, 3), 0x10).unwrap(), 0x0c);
+    assert_eq!(cache.read_u32(at(0, 3), 0x10).unwrap(), 0x0c);
+    assert_eq!(bus.reads(), before + 1);
+    cache.write_u32(at(0, 3), 0x10, 0xfff0_0000).unwrap();
+    assert_eq!(cache.read_u32(at(0, 3), 0x10).unwrap(), 0xfff0_000c);
+    assert_eq!(bus.reads(), before + 2);
+    let stats = cache.stats();
+    assert_eq!((stats.hits, stats.misses, stats.writes), (2, 2, 1));
+    assert_eq!(stats.hardware_reads, bus.reads());
+    assert_eq!(stats.hit_permille(), 500);
+}
+
+#[test]
+fn a_function_that_is_not_there_is_not_added() {
+    let bus = SimBus::new();
+    let cache = Cached::new(&bus);
+    let function = at(0, 3);
+    assert_eq!(cache.add(function), Err(AddError::Absent { function }));
+    assert_eq!(cache.read_u32(function, 0).unwrap(), u32::MAX);
+    bus.add(function, nic());
+    assert_eq!(cache.read_u32(function, 0).unwrap(), 0x10c9_8086);
+}
+
+#[test]
+fn after_a_reset_nothing_is_answered_until_the_device_is_seen() {
+    let bus = SimBus::new();
+    let function = at(0, 3);
+    bus.add(function, nic().slow_reset(3));
+    let cache = Cached::new(&bus);
+    cache.add(function).unwrap();
+    let device_control = 0x40 + 8 + 0x18 + 8;
+    assert_eq!(cache.read_u8(function, 0x60).unwrap(), 0x10);
+    cache.write_u16(function, device_control, 0x8000).unwrap();
+    for _ in 0..3 {
+        assert_eq!(cache.read_u32(function, 0).unwrap(), u32::MAX);
+    }
+    assert_eq!(cache.read_u32(function, 0).unwrap(), 0x10c9_8086);
+    let before = bus.reads();
+    assert_eq!(cache.read_u32(function, 0).unwrap(), 0x10c9_8086);
+    assert_eq!(cache.read_u8(function, 0x60).unwrap(), 0x10);
+    assert_eq!(bus.reads(), before);
+    assert_eq!(cache.stats().resets, 1);
+}
+
+#[test]
+fn the_bypass_sees_hardware_and_still_invalidates() {
+    let bus = SimBus::new();
+    let function = at(0, 3);
+    bus.add(function, nic());
+    let cache = Cached::new(&bus);
+    cache.add(function).unwrap();
+    cache.read_u8(function, 0x3c).unwrap();
+    bus.set_present(function, false);
+    assert_eq!(cache.bypass().read_u32(function, 0).unwrap(), u32::MAX);
+    assert_eq!(cache.read_u32(function, 0).unwrap(), 0x10c9_8086);
+    cache.reset(function, Reset::Power);
+    assert_eq!(cache.read_u32(function, 0).unwrap(), u32::MAX);
+    bus.set_present(function, true);
+    assert_eq!(cache.read_u32(function, 0).unwrap(), 0x10c9_8086);
+    assert_eq!(cache.read_u8(function, 0x3c).unwrap(), 0xff);
+    cache.bypass().write_u8(function, 0x3c, 5).unwrap();
+    assert_eq!(cache.read_u8(function, 0x3c).unwrap(), 5);
+}

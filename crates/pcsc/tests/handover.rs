@@ -1,0 +1,304 @@
+//! Saving the cache, and taking it over after a simulated kexec.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests"
+)]
+
+use kho_core::Tracker;
+use kho_core::outgoing::Outgoing;
+use kho_hal::sim::pci::{ResetKind, SimBus, SimFunction};
+use kho_hal::sim::{SimAlloc, SimMemory};
+use kho_hal::{
+    Access, Order, PageSize, PciConfigAccess, PhysAddr, PhysMem, PhysRange, Sbdf, Width,
+};
+use kho_pcsc::{Added, Cached, Distrust, Saved, SavedError, Unlisted, Variant};
+use proptest::prelude::*;
+
+const PAGE: PageSize = PageSize::Size4K;
+
+fn at(device: u8) -> Sbdf {
+    Sbdf::new(0, 1, device, 0).unwrap()
+}
+
+fn nic(device: u16) -> SimFunction {
+    SimFunction::endpoint(0x8086, device)
+        .with_bar64(0, 20)
+        .with_pm(true)
+        .with_msi(true, false, 3)
+        .with_msix(8, 3)
+        .with_express(0)
+        .with_aer()
+        .with_serial(7)
+}
+
+fn memory() -> SimMemory {
+    SimMemory::new(PhysRange::new(PhysAddr::new(0x10_0000), 16 << 20)).unwrap()
+}
+
+fn alloc(memory: &SimMemory, from: u64) -> SimAlloc<&SimMemory> {
+    let range = PhysRange::new(PhysAddr::new(from), 8 << 20).unwrap();
+    SimAlloc::new(memory, PAGE, [range])
+}
+
+/// What a test changes in a saved machine: the description, and the memory.
+struct Handover {
+    bus: SimBus,
+    memory: SimMemory,
+    blob: Vec<u8>,
+}
+
+/// Four functions with warm caches, saved.
+fn saved() -> Handover {
+    let bus = SimBus::new();
+    let memory = memory();
+    let blob = {
+        let pages = alloc(&memory, 0x10_0000);
+        let cache = Cached::in_pages(&bus, &memory, &pages, PAGE);
+        for device in 0..4 {
+            bus.add(at(device), nic(0x1000 + u16::from(device)));
+            cache.add_with(at(device), Unlisted::Constant).unwrap();
+            for offset in (0..0x1000).step_by(4) {
+                cache.read_u32(at(device), offset).unwrap();
+            }
+        }
+        bus.add(at(9), SimFunction::bridge(0x1b36, 2, 5, 6));
+        cache.add(at(9)).unwrap();
+        let tracker = Tracker::new(&memory, &pages, PAGE, &[]).unwrap();
+        let outgoing = Outgoing::new(tracker).unwrap();
+        assert_eq!(cache.save(&outgoing).unwrap(), 4);
+        let range = outgoing.find("pcsc").unwrap();
+        let mut blob = vec![0; range.size() as usize];
+        memory.read(range.start(), &mut blob).unwrap();
+        let saved = Saved::read(&blob, Variant::Extended).unwrap();
+        for device in 0..4 {
+            let addr = saved.find(at(device)).unwrap();
+            assert!(
+                outgoing
+                    .tracker()
+                    .is_preserved(addr, Order::new(1).unwrap())
+            );
+        }
+        cache.unsave(&outgoing).unwrap();
+        let addr = saved.find(at(0)).unwrap();
+        assert!(
+            !outgoing
+                .tracker()
+                .is_preserved(addr, Order::new(1).unwrap())
+        );
+        assert_eq!(cache.save(&outgoing).unwrap(), 4);
+        blob
+    };
+    Handover { bus, memory, blob }
+}
+
+#[test]
+fn a_restored_function_needs_three_reads_and_then_none() {
+    let Handover { bus, memory, blob } = saved();
+    let saved = Saved::read(&blob, Variant::Extended).unwrap();
+    assert_eq!(
+        (saved.len(), saved.damaged(), saved.has_same_rules()),
+        (4, 0, true)
+    );
+    let pages = alloc(&memory, 0x90_0000);
+    let cache = Cached::in_pages(&bus, &memory, &pages, PAGE).with_saved(saved);
+    for device in 0..4 {
+        let before = bus.reads();
+        let added = cache.add_with(at(device), Unlisted::Constant);
+        assert_eq!(added, Ok(Added::Restored));
+        assert_eq!(bus.reads(), before + 3);
+        let mut hits = 0;
+        for offset in (0..0x1000).step_by(4) {
+            let access = Access::new(offset, Width::U32).unwrap();
+            let truth = bus.peek(at(device), access);
+            let before = bus.reads();
+            assert_eq!(cache.read(at(device), access), Ok(truth), "{offset:#x}");
+            hits += u32::from(bus.reads() == before);
+        }
+        assert!(hits > 990, "{hits}");
+    }
+    assert_eq!(
+        pages.calls(),
+        0,
+        "no page is allocated for what is restored"
+    );
+    assert_eq!(cache.add(at(9)), Ok(Added::Inferred));
+    // Writes are judged by the capabilities that the page knows of.
+    cache.write_u32(at(0), 0x10, 0xfff0_0000).unwrap();
+    assert_eq!(cache.read_u32(at(0), 0x10), Ok(0xfff0_000c));
+    let msi = 0x40 + 8 + 4;
+    cache.write_u32(at(0), msi, 0xfee0_0000).unwrap();
+    assert_eq!(cache.read_u32(at(0), msi), Ok(0xfee0_0000));
+}
+
+#[test]
+fn another_device_at_the_same_address_is_not_restored() {
+    let Handover { bus, memory, blob } = saved();
+    bus.add(at(0), nic(0x2000));
+    bus.add(at(1), nic(0x1001).with_class(0x0200_0001));
+    bus.add(at(2), nic(0x1002).multifunction());
+    let saved = Saved::read(&blob, Variant::Extended).unwrap();
+    let pages = alloc(&memory, 0x90_0000);
+    let cache = Cached::in_pages(&bus, &memory, &pages, PAGE).with_saved(saved);
+    for device in 0..3 {
+        assert_eq!(
+            cache.add(at(device)),
+            Ok(Added::Distrusted(Distrust::Changed))
+        );
+        let value = cache.read_u32(at(device), 0).unwrap();
+        assert_eq!(
+            value,
+            bus.peek(at(device), Access::new(0, Width::U32).unwrap())
+        );
+    }
+    assert_eq!(cache.add(at(3)), Ok(Added::Restored));
+    // Reset by firmware in between: what the identity does not show has to be told.
+    bus.reset(at(3), ResetKind::Cold);
+    cache.reset(at(3), kho_pcsc::Reset::Power);
+    assert_eq!(cache.read_u32(at(3), 0x10), Ok(0x0c));
+}
+
+#[test]
+fn other_rules_keep_values_and_infer_anew() {
+    let Handover {
+        bus,
+        memory,
+        mut blob,
+    } = saved();
+    // The value of "pv" is the only property with one native 1 of four bytes.
+    let needle = [0, 0, 0, 4, 0, 0, 0, 11, 1, 0, 0, 0];
+    let place = blob.windows(12).position(|w| w == needle).unwrap();
+    blob[place + 8] = 2;
+    let saved = Saved::read(&blob, Variant::Extended).unwrap();
+    assert!(!saved.has_same_rules());
+    let addr = saved.find(at(0)).unwrap();
+    // The other rules marked a status register, and had its value.
+    let word = |byte: u64| PhysAddr::new(addr.as_u64() + byte);
+    let device_status = 0x40 + 8 + 16 + 12 + 0x0a;
+    for map in [4096, 4608] {
+        let words = memory.words(word(map + 8), 1).unwrap();
+        words[0].fetch_or(
+            3 << (device_status - 64),
+            std::sync::atomic::Ordering::Relaxed,
+        );
+    }
+    let pages = alloc(&memory, 0x90_0000);
+    let cache = Cached::in_pages(&bus, &memory, &pages, PAGE).with_saved(saved);
+    assert_eq!(cache.add(at(0)), Ok(Added::Restored));
+    let status = Access::new(device_status, Width::U16).unwrap();
+    bus.poke(at(0), status, 0x0009);
+    assert_eq!(cache.read(at(0), status), Ok(9));
+    let before = bus.reads();
+    assert_eq!(cache.read_u32(at(0), 0x10), Ok(0x0c));
+    assert_eq!(bus.reads(), before, "values are kept");
+}
+
+#[test]
+fn the_conventional_variant_is_copied_and_a_wrong_variant_is_noticed() {
+    let Handover { bus, memory, blob } = saved();
+    let saved = Saved::read(&blob, Variant::Conventional).unwrap();
+    let pages = alloc(&memory, 0x90_0000);
+    let cache = Cached::in_pages(&bus, &memory, &pages, PAGE).with_saved(saved.clone());
+    assert_eq!(cache.add(at(0)), Ok(Added::Distrusted(Distrust::Damaged)));
+    // A page as the other variant has it: header, and marks for what names the device.
+    let addr = saved.find(at(1)).unwrap();
+    let words = memory.words(addr, 40).unwrap();
+    let store = |n: usize, value| words[n].store(value, std::sync::atomic::Ordering::Relaxed);
+    store(2, 0x0bad_0000_0000_000c);
+    for (map, value) in [(32, 0x0000_0000_00ff_4f0f), (36, 0x0000_0000_00ff_4f0f)] {
+        (map..map + 4).for_each(|n| store(n, 0));
+        store(map, value);
+    }
+    assert_eq!(cache.add(at(1)), Ok(Added::Restored));
+    assert_eq!(cache.read_u32(at(1), 0), Ok(0x1001_8086));
+    assert_eq!(cache.read_u32(at(1), 0x10), Ok(0x0c));
+    assert_eq!(
+        cache.read_u32(at(1), 0x14),
+        Ok(0x0bad_0000),
+        "as it was saved"
+    );
+}
+
+#[test]
+fn nothing_to_save_adds_nothing_and_a_failure_leaves_nothing() {
+    let bus = SimBus::new();
+    bus.add(at(0), nic(1));
+    bus.add(at(1), nic(2));
+    let memory = memory();
+    let pages = alloc(&memory, 0x10_0000);
+    let cache = Cached::in_pages(&bus, &memory, &pages, PAGE);
+    let tracker = Tracker::new(&memory, &pages, PAGE, &[]).unwrap();
+    let outgoing = Outgoing::new(tracker).unwrap();
+    assert_eq!(cache.save(&outgoing).unwrap(), 0);
+    assert_eq!(outgoing.find("pcsc"), None);
+    cache.add(at(0)).unwrap();
+    cache.add(at(1)).unwrap();
+    for n in 0..8 {
+        pages.fail_at(Some(n));
+        if cache.save(&outgoing).is_ok() {
+            break;
+        }
+        assert_eq!(outgoing.find("pcsc"), None);
+        pages.fail_at(None);
+        assert_eq!(cache.save(&outgoing).unwrap(), 2, "after failure {n}");
+        cache.unsave(&outgoing).unwrap();
+    }
+    assert!(cache.unsave(&outgoing).is_ok());
+    assert!(cache.unsave(&outgoing).is_err());
+}
+
+#[test]
+fn a_foreign_blob_is_refused() {
+    let Handover { mut blob, .. } = saved();
+    assert_eq!(
+        Saved::read(&[], Variant::Extended).unwrap_err(),
+        SavedError::NotATree
+    );
+    let place = blob.windows(7).position(|w| w == b"pcsc-v1").unwrap();
+    blob[place + 6] = b'2';
+    assert_eq!(
+        Saved::read(&blob, Variant::Extended).unwrap_err(),
+        SavedError::UnknownVersion
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever the description and the pages say: no panic, and what is not restored is cold.
+    #[test]
+    fn a_damaged_description_never_panics(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        pages_too in any::<bool>(),
+    ) {
+        let Handover { bus, memory, mut blob } = saved();
+        for (index, value) in &changes {
+            let index = index.index(blob.len());
+            blob[index] = *value;
+        }
+        let Ok(mut saved) = Saved::read(&blob, Variant::Extended) else { return Ok(()) };
+        saved.confirm(|addr| addr.as_u64() % 0x1000 == 0);
+        if pages_too {
+            for device in 0..4 {
+                if let Some(words) = saved.find(at(device)).and_then(|a| memory.words(a, 640).ok()) {
+                    for (index, value) in &changes {
+                        words[512 + index.index(8)].store(
+                            u64::from(*value) << 16,
+                            std::sync::atomic::Ordering::Relaxed,
+                        );
+                    }
+                }
+            }
+        }
+        let pages = alloc(&memory, 0x90_0000);
+        let cache = Cached::in_pages(&bus, &memory, &pages, PAGE).with_saved(saved);
+        for device in 0..4 {
+            cache.add(at(device)).unwrap();
+            for offset in (0..0x200).step_by(4) {
+                cache.read_u32(at(device), offset).unwrap();
+            }
+            cache.write_u16(at(device), 4, 6).unwrap();
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The inference on functions that lie.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+use kho_hal::{Access, Width};
+use kho_pcsc::walk::{End, walk_extended, walk_standard};
+use kho_pcsc::{CapId, Inference, Source};
+use proptest::prelude::*;
+
+struct Image(Vec<u8>);
+
+impl Source for Image {
+    fn read(&mut self, at: Access) -> Option<u32> {
+        let bytes = self
+            .0
+            .get(usize::from(at.offset())..usize::from(at.end()))?;
+        Some(bytes.iter().rev().fold(0, |v, b| v << 8 | u32::from(*b)))
+    }
+}
+
+/// A PCI Express endpoint whose two lists are one capability each.
+fn endpoint() -> Image {
+    let mut bytes = vec![0; 4096];
+    bytes[0x06] = 0x10;
+    bytes[0x34] = 0x40;
+    bytes[0x40..0x44].copy_from_slice(&[0x10, 0x00, 0x02, 0x00]);
+    bytes[0x100..0x104].copy_from_slice(&[0x01, 0x00, 0x01, 0x00]);
+    Image(bytes)
+}
+
+fn standard(image: &mut Image) -> (End, usize) {
+    let mut count = 0;
+    let end = walk_standard(image, 0, |_| count += 1);
+    (end, count)
+}
+
+fn extended(image: &mut Image) -> (End, usize) {
+    let mut count = 0;
+    let end = walk_extended(image, |_| count += 1);
+    (end, count)
+}
+
+#[test]
+fn lists_that_loop_or_leave_end() {
+    let mut image = endpoint();
+    assert_eq!(standard(&mut image), (End::Complete, 1));
+    assert_eq!(extended(&mut image), (End::Complete, 1));
+    for (next, end) in [
+        (0x40, End::Loop { offset: 0x40 }),
+        (0x43, End::Loop { offset: 0x40 }),
+        (0x3c, End::Outside { offset: 0x3c }),
+        (0x03, End::Complete),
+    ] {
+        image.0[0x41] = next;
+        assert_eq!(standard(&mut image), (end, 1), "{next:#x}");
+    }
+    for (next, end) in [
+        (0x1000u16, End::Loop { offset: 0x100 }),
+        (0x1020, End::Loop { offset: 0x100 }),
+        (0x0fc0, End::Outside { offset: 0xfc }),
+        (0x0030, End::Complete),
+        (0xffc0, End::Complete),
+    ] {
+        image.0[0x102..0x104].copy_from_slice(&(next | 1).to_le_bytes());
+        assert_eq!(extended(&mut image), (end, 1), "{next:#x}");
+    }
+    // The longest lists there can be.
+    for offset in (0x40..0x100).step_by(4) {
+        image.0[offset] = 1;
+        image.0[offset + 1] = (offset + 4) as u8;
+    }
+    assert_eq!(standard(&mut image), (End::Complete, 48));
+    for offset in (0x100..0x1000u32).step_by(4) {
+        let header = 0x1_0001 | (offset + 4) << 20;
+        let at = offset as usize;
+        image.0[at..at + 4].copy_from_slice(&header.to_le_bytes());
+    }
+    assert_eq!(extended(&mut image), (End::Complete, 960));
+}
+
+#[test]
+fn an_incomplete_list_has_no_unlisted_bytes() {
+    let mut image = endpoint();
+    assert!(Inference::new(&mut image).unwrap().is_complete());
+    image.0[0x41] = 0x40;
+    assert!(!Inference::new(&mut image).unwrap().is_complete());
+}
+
+#[test]
+fn rows_end_where_the_next_capability_starts() {
+    let mut image = endpoint();
+    image.0[0x41] = 0x4c;
+    image.0[0x4c] = 0x01;
+    let inference = Inference::new(&mut image).unwrap();
+    let regions: Vec<_> = inference.regions().map(|r| (r.start, r.end)).collect();
+    assert_eq!(regions, [(0x40, 0x4c), (0x4c, 0x54), (0x100, 0x148)]);
+    let first = inference.regions().next().unwrap();
+    assert_eq!(first.id, CapId::Standard(0x10));
+    assert!(inference.cacheable.contains(0x4f) && !inference.cacheable.contains(0x50));
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_give_a_sound_map(
+        seed in prop::collection::vec(any::<u8>(), 4096),
+        header in 0u8..4,
+        ids in prop::collection::vec(any::<u8>(), 24),
+    ) {
+        let mut image = Image(seed);
+        image.0[0x06] |= 0x10;
+        image.0[0x0e] = header;
+        // Pointers that lead somewhere, so that the walks get far.
+        for (n, id) in ids.iter().enumerate() {
+            let at = 0x40 + 8 * n;
+            image.0[at] = id % 0x16;
+            let at = 0x100 + 0x40 * n;
+            let next = (at as u32 + 0x40) << 20;
+            let word = u32::from(id % 0x2a) | 1 << 16 | next;
+            image.0[at..at + 4].copy_from_slice(&word.to_le_bytes());
+        }
+        let inference = Inference::new(&mut image).unwrap();
+        for never in (4..8).chain([0x0f]).chain(0x35..0x38) {
+            prop_assert!(!inference.cacheable.contains(never));
+        }
+        for (word, constant) in inference.cacheable.words().iter().zip(inference.constant.words()) {
+            prop_assert_eq!(word & constant, *constant);
+        }
+        for (word, listed) in inference.cacheable.words().iter().zip(inference.listed.words()) {
+            prop_assert_eq!(word & !listed, 0);
+        }
+        let mut last = 0;
+        for region in inference.regions() {
+            prop_assert!(region.start >= last && region.end >= region.start);
+            last = region.end;
+        }
+        let at = Access::new(0, Width::U8).unwrap();
+        prop_assert!(image.read(at).is_some());
+    }
+}
