@@ -10,6 +10,7 @@
 //! | [`BootData`] | how a handover is named to the next program |
 //! | [`outgoing`] | make a handover: preserve, describe, finalize |
 //! | [`preflight`] | what a consumer will do with a handover |
+//! | [`Tokens`] | one pass over a flattened device tree |
 //! | `translate` | from one generation of the format into another (`alloc`) |
 //! | [`incoming`] | check what a predecessor left, and take it over |
 //!
@@ -31,9 +32,11 @@ pub mod incoming;
 pub mod outgoing;
 pub mod preflight;
 mod runs;
+mod tokens;
 #[cfg(feature = "alloc")]
 pub mod translate;
 mod tree;
 
 pub use boot::{BootData, BootPlace, SETUP_DATA_LEN};
 pub use outgoing::{OutgoingError, Tracker};
+pub use tokens::{Token, Tokens};

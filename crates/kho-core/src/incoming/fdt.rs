@@ -8,10 +8,11 @@ use zerocopy::big_endian::U32;
 
 use crate::incoming::error::FdtError;
 use crate::incoming::{Fault, read};
+use crate::tokens::MAGIC;
 
 /// The checked tree at `addr`, which has at most `max` bytes.
 pub(crate) fn tree<M: FrozenMem>(mem: &M, addr: PhysAddr, max: u64) -> Result<Fdt<'_>, Fault> {
-    let len = total_size(mem, addr)?;
+    let (_, len) = magic_and_size(mem, addr)?;
     if u64::from(len) > max {
         return Err(Fault::Count {
             at: addr,
@@ -22,24 +23,19 @@ pub(crate) fn tree<M: FrozenMem>(mem: &M, addr: PhysAddr, max: u64) -> Result<Fd
     parse(mem.bytes(addr, len as usize)?, addr)
 }
 
-/// The size that the header of the tree at `addr` claims, and at least the two words that were
-/// looked at: magic and size.
-fn total_size<M: FrozenMem>(mem: &M, addr: PhysAddr) -> Result<u32, Fault> {
-    let head: &[U32; 2] = read::object(mem, addr)?;
-    Ok(head[1].get().max(8))
+/// The first two words of the header of the tree at `addr`. The size is at least theirs.
+pub(crate) fn magic_and_size<M: FrozenMem>(mem: &M, addr: PhysAddr) -> Result<(u32, u32), Fault> {
+    let [magic, size]: &[U32; 2] = read::object(mem, addr)?;
+    Ok((magic.get(), size.get().max(8)))
 }
 
 /// The size of a blob that has none recorded, and so must be a tree.
 pub(crate) fn blob_size<M: FrozenMem>(mem: &M, addr: PhysAddr) -> Result<u64, Fault> {
-    let head: &[U32; 2] = read::object(mem, addr)?;
-    if head[0].get() != MAGIC {
-        return Err(Fault::NoSize { at: addr });
+    match magic_and_size(mem, addr)? {
+        (MAGIC, size) => Ok(size.into()),
+        _ => Err(Fault::NoSize { at: addr }),
     }
-    Ok(total_size(mem, addr)?.into())
 }
-
-/// The first word of a flattened device tree.
-pub(crate) const MAGIC: u32 = 0xd00d_feed;
 
 /// The checked tree in `bytes`, which were read at `addr`.
 pub(crate) fn parse(bytes: &[u8], addr: PhysAddr) -> Result<Fdt<'_>, Fault> {

@@ -6,9 +6,8 @@
 //!
 //! # Guarantees
 //! Total: any bytes give events and an end, or `None`. No allocation, time linear in the length.
-//!
-//! # Source
-//! Devicetree Specification 0.4, chapter 5: header, structure block and strings block.
+
+use kho_core::{Token, Tokens};
 
 /// What is found, in the order of the structure block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,58 +22,15 @@ pub(super) enum Event<'a> {
     End,
 }
 
-const MAGIC: u32 = 0xd00d_feed;
-/// The version whose header this is; later ones that say they are compatible are read too.
-const VERSION: u32 = 17;
-
-const BEGIN_NODE: u32 = 1;
-const END_NODE: u32 = 2;
-const PROPERTY: u32 = 3;
-const NOP: u32 = 4;
-const END: u32 = 9;
-
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    let (word, _) = bytes.get(at..)?.split_first_chunk()?;
-    Some(u32::from_be_bytes(*word))
-}
-
-/// The bytes of a block that the header names: its offset stands at `offset`, its size at `size`.
-fn block(tree: &[u8], offset: usize, size: usize) -> Option<&[u8]> {
-    let start = word(tree, offset)? as usize;
-    tree.get(start..start.checked_add(word(tree, size)? as usize)?)
-}
-
-/// The name that a property's offset into the strings block stands for; most are the last one.
-fn name<'a>(strings: &'a [u8], at: u32, last: &mut (u32, &'a [u8])) -> Option<&'a [u8]> {
-    if last.0 != at || last.1.is_empty() {
-        let rest = strings.get(at as usize..)?;
-        let len = rest.iter().position(|byte| *byte == 0)?;
-        *last = (at, rest.get(..len)?);
-    }
-    Some(last.1)
-}
-
 /// Calls `visit` for everything in the first two levels of the tree; `None` if it is not one.
 pub(super) fn scan<'a>(blob: &'a [u8], mut visit: impl FnMut(Event<'a>)) -> Option<()> {
-    if word(blob, 0)? != MAGIC || word(blob, 20)? < VERSION || word(blob, 24)? > VERSION {
-        return None;
-    }
-    let tree = blob.get(..word(blob, 4)? as usize)?;
-    let strings = block(tree, 12, 32)?;
-    let mut rest = block(tree, 8, 36)?;
-    let mut last: (u32, &[u8]) = (0, &[]);
     let mut depth = 0u32;
     // Properties come before child nodes; afterwards none may follow.
     let mut open = false;
     let mut roots = 0u32;
-    loop {
-        let token = word(rest, 0)?;
-        rest = rest.get(4..)?;
+    for token in Tokens::new(blob)? {
         match token {
-            BEGIN_NODE => {
-                let len = rest.iter().position(|byte| *byte == 0)?;
-                let name = rest.get(..len)?;
-                rest = rest.get((len + 1).next_multiple_of(4)..)?;
+            Token::BeginNode(name) => {
                 match depth {
                     0 if roots > 0 || !name.is_empty() => return None,
                     0 => roots += 1,
@@ -84,7 +40,7 @@ pub(super) fn scan<'a>(blob: &'a [u8], mut visit: impl FnMut(Event<'a>)) -> Opti
                 depth += 1;
                 open = true;
             }
-            END_NODE => {
+            Token::EndNode => {
                 match depth {
                     0 => return None,
                     2 => visit(Event::End),
@@ -93,25 +49,16 @@ pub(super) fn scan<'a>(blob: &'a [u8], mut visit: impl FnMut(Event<'a>)) -> Opti
                 depth -= 1;
                 open = false;
             }
-            PROPERTY => {
-                let (len, at) = (word(rest, 0)? as usize, word(rest, 4)?);
-                let value = rest.get(8..len.checked_add(8)?)?;
-                rest = rest.get((len + 8).next_multiple_of(4)..)?;
-                if depth == 0 || !open {
-                    return None;
-                }
-                let name = name(strings, at, &mut last)?;
-                match depth {
-                    1 => visit(Event::Root(name, value)),
-                    2 => visit(Event::Property(name, value)),
-                    _ => {}
-                }
-            }
-            NOP => {}
-            END if depth == 0 && roots == 1 => return Some(()),
-            _ => return None,
+            Token::Property(..) if depth == 0 || !open => return None,
+            Token::Property(name, value) => match depth {
+                1 => visit(Event::Root(name, value)),
+                2 => visit(Event::Property(name, value)),
+                _ => {}
+            },
+            Token::End => return (depth == 0 && roots == 1).then_some(()),
         }
     }
+    None
 }
 
 #[cfg(test)]
