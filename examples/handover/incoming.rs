@@ -54,6 +54,9 @@ pub fn run<M: FrozenMem>(memory: &M, boot: BootData) -> Result<(), Box<dyn Error
         for (segment, (index, folio)) in file.segments().zip(guest()) {
             let place = (index * PAGE.bytes(), folio.range(PAGE));
             expect((segment.offset, segment.range) == place, "a folio's place")?;
+            // What an allocator would take into use.
+            let restored = incoming.restore_folio(folio.addr);
+            expect(restored == Some(folio), "a folio's order")?;
             verify(memory, segment.range)?;
             bytes += segment.range.size();
         }

@@ -16,6 +16,7 @@ use std::error::Error;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use kho::hal::PhysRange;
 use kho::hal::sim::SimMemory;
 
 use crate::machine::RAM;
@@ -35,8 +36,15 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), Box<dyn Error>> {
     let mut memory = SimMemory::new(RAM.map(machine::range))?;
-    let boot = outgoing::run(&memory)?;
-    println!("kexec      only memory and four numbers remain: {boot:x?}");
+    // All objects of the first program are dropped when this returns.
+    let (boot, survivors) = outgoing::run(&memory)?;
+    step("kexec", "overwrite all other memory", || {
+        let before: u64 = memory.ranges().map(PhysRange::size).sum();
+        let kept: u64 = survivors.iter().map(|range| range.size()).sum();
+        memory.poison_all_but(survivors, 0x5a);
+        Ok::<_, Box<dyn Error>>(((), format!("{} MiB", (before - kept) >> 20)))
+    })?;
+    println!("{:<10} the next program is told: {boot}", "kexec");
     incoming::run(&memory.freeze(), boot)
 }
 

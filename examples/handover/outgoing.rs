@@ -57,8 +57,9 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> LiveFile<Tracker<'s, M, A, N>> for 
     }
 }
 
-/// Runs until the jump. What comes out is all that the successor is told.
-pub fn run(memory: &SimMemory) -> Result<BootData, Box<dyn Error>> {
+/// Runs until the jump. What comes out is all that the successor is told, and, for the simulation,
+/// the memory that may survive.
+pub fn run(memory: &SimMemory) -> Result<(BootData, Vec<PhysRange>), Box<dyn Error>> {
     let guest = guest();
     step("outgoing", "fill the guest's memory", || {
         fill(memory, range(OOPS))?;
@@ -84,13 +85,7 @@ pub fn run(memory: &SimMemory) -> Result<BootData, Box<dyn Error>> {
         let boot = outgoing.finalize(array, &mut [&mut luo])?.hand_over();
         Ok::<_, Box<dyn Error>>(((boot, keep), String::new()))
     })?;
-    step("kexec", "overwrite all other memory", || {
-        let before: u64 = memory.ranges().map(PhysRange::size).sum();
-        let kept: u64 = keep.iter().map(|range| range.size()).sum();
-        memory.poison_all_but(keep, 0x5a);
-        Ok::<_, Box<dyn Error>>(((), format!("{} MiB", (before - kept) >> 20)))
-    })?;
-    Ok(boot)
+    Ok((boot, keep))
 }
 
 type SimTracker<'m> = Tracker<'m, &'m SimMemory, &'m SimAlloc<&'m SimMemory>>;

@@ -168,6 +168,8 @@ impl Key {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     use PageSize::{Size4K, Size16K, Size64K};
@@ -316,6 +318,49 @@ mod tests {
                 Key::encode(addr, order, page),
                 Err(KeyError::Misaligned { addr, order })
             );
+        }
+    }
+
+    proptest! {
+        /// Every folio has one key, and no other folio has it; decoding undoes encoding.
+        #[test]
+        fn keys_and_folios_are_one_to_one(
+            page in prop::sample::select(&PageSize::ALL), orders in any::<[u32; 2]>(),
+            addrs in any::<[u64; 2]>(),
+        ) {
+            let folio = |addr: u64, order: u32| {
+                let order = Order::new(order % (page.max_order().as_u32() + 1)).unwrap();
+                let size = order.bytes(page).unwrap();
+                (PhysAddr::new(addr / size * size), order)
+            };
+            let folios = [folio(addrs[0], orders[0]), folio(addrs[1], orders[1])];
+            let keys = folios.map(|(addr, order)| Key::encode(addr, order, page).unwrap());
+            for (key, folio) in keys.into_iter().zip(folios) {
+                prop_assert_eq!(key.decode(page), Ok(folio));
+                prop_assert!(key.as_u64() >> key_width(page) == 0);
+            }
+            prop_assert_eq!(keys[0] == keys[1], folios[0] == folios[1]);
+            // A folio of the same address and size has the same key under every page size.
+            let (addr, order) = folios[0];
+            for other in PageSize::ALL {
+                let other_order = (order.as_u32() + page.shift()).checked_sub(other.shift());
+                if let Some(order) = other_order.and_then(Order::new) {
+                    prop_assert_eq!(Key::encode(addr, order, other), Ok(keys[0]));
+                }
+            }
+        }
+
+        /// Any number is a folio's key or an error.
+        #[test]
+        fn decoding_is_total(number in any::<u64>(), bits in 0u32..64, page in prop::sample::select(&PageSize::ALL)) {
+            let key = Key::new(number >> bits);
+            match key.decode(page) {
+                Ok((addr, order)) => prop_assert_eq!(Key::encode(addr, order, page), Ok(key)),
+                Err(error) => {
+                    prop_assert_eq!(error, KeyError::NotAKey { key: key.as_u64() });
+                    prop_assert!(key.as_u64() < 2 || key.as_u64() >> key_width(page) != 0);
+                }
+            }
         }
     }
 }

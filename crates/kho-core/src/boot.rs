@@ -2,6 +2,8 @@
 //!
 //! The same four numbers travel in both; [`BootData`] is them.
 
+use core::fmt;
+
 use kho_abi::boot::{
     BOOT_PARAMS_SETUP_DATA, CHOSEN_KHO_FDT, CHOSEN_KHO_SCRATCH, KhoData, SETUP_KEXEC_KHO, SetupData,
 };
@@ -24,6 +26,21 @@ pub struct BootData {
     pub scratch_addr: PhysAddr,
     /// Size of that array in bytes.
     pub scratch_size: u64,
+}
+
+impl fmt::Display for BootData {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            fdt_addr,
+            fdt_size,
+            scratch_addr,
+            scratch_size,
+        } = self;
+        write!(
+            f,
+            "{fdt_size} bytes at {fdt_addr}, scratch: {scratch_size} bytes at {scratch_addr}"
+        )
+    }
 }
 
 /// A chain of `setup_data` longer than this is taken for a cycle. Linux knows ten types.

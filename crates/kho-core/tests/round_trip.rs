@@ -226,6 +226,8 @@ fn blocks_grow_and_shrink() {
                 set.write(tracker, set.len(), &entry(0)),
                 Err(OutgoingError::Unknown)
             );
+            let tokens = set.iter(tracker).map(|entry| entry.unwrap().token.get());
+            assert!(tokens.eq(1..=set.len() as u64));
             set.resize(tracker, capacity - 1).unwrap();
             assert_eq!(
                 live - alloc.live().len(),

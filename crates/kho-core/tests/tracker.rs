@@ -118,12 +118,13 @@ proptest! {
     /// What a range adds, the same range takes out again, wherever nodes meet.
     #[test]
     fn unpreserve_undoes_preserve(
-        first in 0u64..2000, count in 1u64..2000, border in 0u64..4000,
-        page in prop::sample::select(&PageSize::ALL),
+        first in 0u64..1 << 30, count in prop_oneof![1u64..2000, 1u64..1 << 20],
+        node_size in 1000u64..1 << 16, page in prop::sample::select(&PageSize::ALL),
     ) {
         let sim = Sim::new(page);
         let alloc = sim.alloc();
-        let nodes = move |pfn: Pfn| u32::from(pfn.as_u64() >= FREE + border);
+        // Any number of nodes, of a size that is no power of two.
+        let nodes = move |pfn: Pfn| (pfn.as_u64() / node_size) as u32;
         let tracker = Tracker::with_nodes(&sim.memory, &alloc, page, &sim.scratch, nodes).unwrap();
         let range = pages(page, FREE + first, count);
         prop_assert!(tracker.preserve_pages(range).is_ok());

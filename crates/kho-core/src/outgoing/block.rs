@@ -5,7 +5,7 @@ use core::marker::PhantomData;
 
 use kho_abi::block::{BlockHeader, MAX_BLOCKS, capacity, fits_a_block};
 use kho_hal::{PageAlloc, PhysAddr, PhysMem};
-use zerocopy::{FromZeros, Immutable, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::outgoing::page::{free_page, new_page};
 use crate::outgoing::split::Nodes;
@@ -30,7 +30,7 @@ impl<T> Default for BlockSet<T> {
     }
 }
 
-impl<T: FromZeros + IntoBytes + Immutable> BlockSet<T> {
+impl<T: FromBytes + IntoBytes + Immutable> BlockSet<T> {
     /// The first block, address 0 if there is no entry.
     pub fn head(&self) -> PhysAddr {
         self.blocks.first().copied().unwrap_or_default()
@@ -159,6 +159,36 @@ impl<T: FromZeros + IntoBytes + Immutable> BlockSet<T> {
         }
         let place = Self::place(&self.blocks, index, capacity)?;
         Ok(tracker.mem().write(place, entry.as_bytes())?)
+    }
+
+    /// Reads entry `index`.
+    ///
+    /// # Errors
+    /// As [`BlockSet::write`].
+    pub fn read<M: PhysMem, A: PageAlloc, N: Nodes>(
+        &self,
+        tracker: &Tracker<'_, M, A, N>,
+        index: usize,
+    ) -> Result<T, OutgoingError> {
+        if index >= self.len {
+            return Err(OutgoingError::Unknown);
+        }
+        let place = Self::place(
+            &self.blocks,
+            index,
+            capacity(size_of::<T>(), tracker.page_size()),
+        )?;
+        let mut entry = T::new_zeroed();
+        tracker.mem().read(place, entry.as_mut_bytes())?;
+        Ok(entry)
+    }
+
+    /// The entries, in order.
+    pub fn iter<'t, M: PhysMem, A: PageAlloc, N: Nodes>(
+        &'t self,
+        tracker: &'t Tracker<'_, M, A, N>,
+    ) -> impl Iterator<Item = Result<T, OutgoingError>> + 't {
+        (0..self.len).map(|index| self.read(tracker, index))
     }
 
     fn place(
