@@ -27,6 +27,19 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+/// `Copy` for what only borrows an `M`, which a derive would ask to be `Copy` as well.
+macro_rules! impl_copy {
+    ($name:ident) => {
+        impl<M> Clone for $name<'_, M> {
+            fn clone(&self) -> Self {
+                *self
+            }
+        }
+
+        impl<M> Copy for $name<'_, M> {}
+    };
+}
+
 mod boot;
 pub mod incoming;
 pub mod outgoing;

@@ -66,21 +66,9 @@ pub(crate) struct Frozen<'a, M>(pub(crate) &'a M);
 #[derive(Debug)]
 pub(crate) struct Shared<'a, M>(pub(crate) &'a M);
 
-impl<M> Clone for Frozen<'_, M> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
+impl_copy!(Frozen);
 
-impl<M> Copy for Frozen<'_, M> {}
-
-impl<M> Clone for Shared<'_, M> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<M> Copy for Shared<'_, M> {}
+impl_copy!(Shared);
 
 impl<'a, M: FrozenMem> Pages<'a> for Frozen<'a, M> {
     type Word = u64;

@@ -23,13 +23,7 @@ pub struct Luo<'a, M> {
     flbs: &'a [LuoFlbSer],
 }
 
-impl<M> Clone for Luo<'_, M> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<M> Copy for Luo<'_, M> {}
+impl_copy!(Luo);
 
 impl<'a, M: FrozenMem> Luo<'a, M> {
     /// Checks the sub-blob `LUO` and all it leads to; `None` if its version is not known.
@@ -219,13 +213,7 @@ pub struct Session<'a, M> {
     ser: &'a LuoSessionSer,
 }
 
-impl<M> Clone for Session<'_, M> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<M> Copy for Session<'_, M> {}
+impl_copy!(Session);
 
 impl<'a, M: FrozenMem> Session<'a, M> {
     fn file_blocks(&self) -> Blocks<'a, LuoFileSer, M> {
@@ -268,13 +256,7 @@ pub struct File<'a, M> {
     ser: &'a LuoFileSer,
 }
 
-impl<M> Clone for File<'_, M> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<M> Copy for File<'_, M> {}
+impl_copy!(File);
 
 impl<'a, M: FrozenMem> File<'a, M> {
     /// The name of the handler that understands the file.

@@ -16,13 +16,7 @@ pub struct Memfd<'a, M> {
     ser: &'a MemfdSer,
 }
 
-impl<M> Clone for Memfd<'_, M> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<M> Copy for Memfd<'_, M> {}
+impl_copy!(Memfd);
 
 /// Part of a memory file: `range` holds the bytes of the file from `offset` on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,13 +16,7 @@ pub struct Vmalloc<'a, M> {
     descriptor: KhoVmalloc,
 }
 
-impl<M> Clone for Vmalloc<'_, M> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<M> Copy for Vmalloc<'_, M> {}
+impl_copy!(Vmalloc);
 
 impl<'a, M: FrozenMem> Vmalloc<'a, M> {
     pub(crate) fn new(mem: &'a M, page: PageSize, descriptor: KhoVmalloc) -> Self {

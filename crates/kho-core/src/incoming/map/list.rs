@@ -77,13 +77,7 @@ impl Lookahead {
     }
 }
 
-impl<M> Clone for List<'_, M> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<M> Copy for List<'_, M> {}
+impl_copy!(List);
 
 #[derive(Clone, Copy)]
 struct Chunk<'a> {

@@ -38,21 +38,9 @@ pub(crate) struct Cache<'a> {
     ahead: Lookahead,
 }
 
-impl<M> Clone for Map<'_, M> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
+impl_copy!(Map);
 
-impl<M> Copy for Map<'_, M> {}
-
-impl<M> Clone for Kind<'_, M> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<M> Copy for Kind<'_, M> {}
+impl_copy!(Kind);
 
 impl<'a, M: FrozenMem> Map<'a, M> {
     pub(crate) fn new(mem: &'a M, page: PageSize, generation: Generation, start: PhysAddr) -> Self {
