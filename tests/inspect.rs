@@ -178,12 +178,13 @@ fn reads_debugfs_blobs() {
     }
     let found = json(&folder);
     let found = &found["debugfs"]["in"];
-    for key in [
+    let keys = [
         "compatible",
         "fdt_totalsize",
         "preserved_memory_map",
         "subtrees",
-    ] {
+    ];
+    for key in keys.into_iter().chain(["kexec_metadata", "reserve_mem"]) {
         assert_eq!(found[key], expected[key], "{key}");
     }
     std::fs::remove_dir_all(folder).unwrap();

@@ -4,10 +4,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use kho::abi::memblock;
+use kho::abi::metadata::{self, KexecMetadata};
 use kho::core::incoming::RootFdt;
+use kho::core::{Token, Tokens};
 use kho::hal::PhysAddr;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use zerocopy::FromBytes;
 
 /// The facts in a folder that holds `fdt` and `sub_fdts`, or two such folders, `in` and `out`.
 pub fn facts(folder: &Path) -> Result<Value, String> {
@@ -42,10 +46,16 @@ fn side(folder: &Path) -> Result<Value, String> {
         .unwrap_or(&bytes);
     let root = RootFdt::parse(fdt, PhysAddr::new(0)).map_err(|error| error.to_string())?;
     let mut subtrees = BTreeMap::new();
+    let (mut metadata, mut regions) = (Value::Null, json!({}));
     for (name, addr, size) in root.nodes() {
         let mut blob = json!({ "addr": addr.as_u64(), "size": size });
         if let Ok(bytes) = fs::read(folder.join("sub_fdts").join(name)) {
             let digest = Sha256::digest(&bytes);
+            match name {
+                metadata::NODE => metadata = who(&bytes),
+                memblock::NODE => regions = reserve_mem(&bytes),
+                _ => {}
+            }
             blob["size"] = json!(bytes.len());
             blob["sha256"] = json!(
                 digest
@@ -61,5 +71,37 @@ fn side(folder: &Path) -> Result<Value, String> {
         "fdt_totalsize": root.total_size(),
         "preserved_memory_map": root.map().as_u64(),
         "subtrees": subtrees,
+        "kexec_metadata": metadata,
+        "reserve_mem": regions,
     }))
+}
+
+fn who(blob: &[u8]) -> Value {
+    match KexecMetadata::ref_from_prefix(blob) {
+        Ok((metadata, _)) if metadata.version.get() == metadata::VERSION => json!({
+            "version": metadata.version.get(),
+            "previous_release": metadata.previous_release.to_string(),
+            "kexec_count": metadata.kexec_count.get(),
+        }),
+        _ => Value::Null,
+    }
+}
+
+/// The regions: children of the root, with two numbers each.
+fn reserve_mem(blob: &[u8]) -> Value {
+    let mut regions = json!({});
+    let mut name = String::new();
+    for token in Tokens::new(blob).into_iter().flatten() {
+        match token {
+            Token::BeginNode(node) => name = String::from_utf8_lossy(node).into_owned(),
+            Token::Property(key, value) if !name.is_empty() => {
+                let number = value.try_into().map(u64::from_le_bytes);
+                if let (b"start" | b"size", Ok(number)) = (key, number) {
+                    regions[&name][String::from_utf8_lossy(key).as_ref()] = json!(number);
+                }
+            }
+            _ => {}
+        }
+    }
+    regions
 }

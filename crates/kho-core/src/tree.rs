@@ -119,6 +119,14 @@ impl<'a, P: Pages<'a>> Tree<P> {
         self.visit_below(self.root, radix::depth(self.page) - 1, level, visit)
     }
 
+    /// As [`Tree::visit_nodes`] down to the leaves, for a tree with a level less.
+    pub(crate) fn visit_short<E: From<MemError>>(
+        &self,
+        visit: &mut dyn FnMut(PhysAddr) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.visit_below(self.root, radix::depth(self.page) - 2, 0, visit)
+    }
+
     /// Recursive to the depth of the tree, 6 at most.
     fn visit_below<E: From<MemError>>(
         &self,

@@ -161,3 +161,39 @@ fn lists_in_any_sequence() {
     let error = check(&mut sim, boot).unwrap_err();
     assert!(matches!(error.fault, Fault::Overlap { .. }), "{error}");
 }
+
+/// Linux before 7.1-rc6 made trees of four levels for 16 KiB pages. Ours has five; the one below
+/// its root is such a tree. Whatever the folios, it is refused, and by name where that shows.
+#[test]
+fn trees_that_lack_a_level() {
+    let page = PageSize::Size16K;
+    for (folios, slot) in [
+        (&[(0x1_4000_0000u64, 0u32)][..], 1),
+        (&[(0x1_4020_0000, 7)], 0),
+    ] {
+        let mut sim = Sim::new(page);
+        let boot = {
+            let alloc = sim.alloc();
+            let tracker = sim.tracker(&alloc);
+            for &(at, o) in folios {
+                tracker.preserve_folio(addr(at), order(o)).unwrap();
+            }
+            let mut outgoing = Outgoing::new(tracker).unwrap();
+            outgoing
+                .finalize(sim.scratch_array(), &mut [])
+                .unwrap()
+                .hand_over()
+        };
+        let root = map(&sim, boot);
+        let short = sim.memory.word(addr(root + slot * 8)).unwrap();
+        assert_ne!(short, 0);
+        write(&sim, boot.fdt_addr.as_u64() + 0x60, short);
+        let frozen = sim.memory.freeze();
+        let check = Incoming::check(&frozen, boot, Machine::unknown(page), &mut [0; 64]);
+        let error = check.map(drop).unwrap_err();
+        assert_eq!(
+            (error.part, error.fault),
+            (Part::Map, Fault::ShortTree { at: addr(short) })
+        );
+    }
+}

@@ -84,6 +84,11 @@ pub enum Fault {
         /// The range.
         range: PhysRange,
     },
+    /// The radix tree lacks a level, as those do that Linux before 7.1-rc6 made for 16 KiB pages.
+    ShortTree {
+        /// The root page.
+        at: PhysAddr,
+    },
     /// A bit of the radix tree is set that stands for no folio.
     NotAFolio {
         /// The root page of the tree.
@@ -250,6 +255,10 @@ impl fmt::Display for Fault {
                 write!(f, "{range} touches the scratch area {scratch}")
             }
             Self::NotPreserved { range } => write!(f, "{range} is not preserved"),
+            Self::ShortTree { at } => write!(
+                f,
+                "the tree at {at} lacks a level, as Linux before 7.1-rc6 made them for 16 KiB pages"
+            ),
             Self::NotAFolio { at } => {
                 write!(
                     f,
