@@ -27,12 +27,15 @@ impl Source for Shown<'_> {
 
 /// One object for each function of the dump, in its order.
 pub fn facts(dump: &[u8]) -> Result<Value, String> {
+    if !dump.ends_with(b"\n") {
+        return Err("the last line is cut off".to_owned());
+    }
     let text = String::from_utf8_lossy(dump);
     let functions = parse_dump(&text).map_err(|error| error.to_string())?;
     // As lspci prints them: with segments only if there is one.
     let segments = functions.iter().any(|f| f.function.segment() != 0);
     let facts = functions.iter().map(|function| one(function, segments));
-    Ok(facts.collect())
+    facts.collect()
 }
 
 fn name(function: Sbdf, segments: bool) -> String {
@@ -43,9 +46,10 @@ fn name(function: Sbdf, segments: bool) -> String {
     }
 }
 
-fn one(dumped: &DumpedFunction, segments: bool) -> Value {
+fn one(dumped: &DumpedFunction, segments: bool) -> Result<Value, String> {
     let mut shown = Shown(&dumped.bytes);
-    let header_type = shown.u8(0x0e).unwrap_or(0xff) & 0x7f;
+    let no_header = || format!("{}: the header is not in the dump", dumped.function);
+    let header_type = shown.u8(0x0e).ok_or_else(no_header)? & 0x7f;
     let mut capabilities = Vec::new();
     let (mut express, mut extended_space) = (false, false);
     walk_standard(&mut shown, header_type, |found| {
@@ -72,14 +76,14 @@ fn one(dumped: &DumpedFunction, segments: bool) -> Value {
     let cacheable: Vec<Value> = ranges
         .map(|range| json!([range.start, range.end]))
         .collect();
-    json!({
+    Ok(json!({
         "bdf": name(dumped.function, segments),
         "header_type": header_type,
         "pcie": express,
         "capabilities": capabilities,
         "extended": extended,
         "cacheable": cacheable,
-    })
+    }))
 }
 
 /// The same in words.

@@ -9,7 +9,7 @@
 //! A trace holds every configuration access of a machine with the value that the device gave, as
 //! plain text or compressed with xz. It is replayed through the cache, and every answer is held
 //! against the recorded one; with `--kexec`, the cache is saved and restored before the last phase
-//! is replayed once more. A dump is the text that `lspci -xxxx` prints; it shows what may be
+//! with accesses. A dump is the text that `lspci -xxxx` prints; it shows what may be
 //! cached. Without a file, a machine of N simulated functions is saved and restored.
 //!
 //! # Counters of a trace
@@ -32,6 +32,7 @@ mod replay;
 mod scale;
 mod trace;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -103,12 +104,10 @@ fn run(options: &Options) -> Result<bool, String> {
     Ok(true)
 }
 
+/// A reader that has seen enough, such as `head`, is no error.
 fn print(facts: &Value, json: bool, text: impl FnOnce() -> String) {
-    if json {
-        println!("{facts}");
-    } else {
-        print!("{}", text());
-    }
+    let page = if json { format!("{facts}\n") } else { text() };
+    let _ = std::io::stdout().write_all(page.as_bytes());
 }
 
 /// The options, or `None` if help is asked for.
