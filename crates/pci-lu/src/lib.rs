@@ -7,19 +7,33 @@
 //!
 //! | module | holds |
 //! | --- | --- |
+//! | [`table`] | the write policy: one row a field, with class and reason |
+//! | [`fields`] | where those fields are in one function |
+//! | [`guard`] | configuration space with the policy applied (`alloc`) |
 //! | [`record`] | what the predecessor preserved: both serialized forms, checked |
 //!
 //! # Not supported
-//! Giving an interrupt back that was lost in between, and the contents of a driver's own state.
+//! CXL, IDE (the enable bits of single streams are not looked at), CardBus. Giving an interrupt back that was lost in between, and the contents of a driver's own state.
 //!
 //! # Features
 //! * `alloc`: what remembers functions on a heap. The record is read without one.
 #![no_std]
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "alloc")]
+extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod fields;
+#[cfg(feature = "alloc")]
+pub mod guard;
 pub mod record;
+pub mod table;
+
+pub use fields::{Field, FieldError, for_each_field};
+#[cfg(feature = "alloc")]
+pub use guard::{GuardError, Guarded, State};
 
 pub use record::{Entry, Form, Record, RecordError};
+pub use table::{Class, Kind};
