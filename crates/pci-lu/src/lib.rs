@@ -10,6 +10,7 @@
 //! | [`table`] | the write policy: one row a field, with class and reason |
 //! | [`fields`] | where those fields are in one function |
 //! | [`guard`] | configuration space with the policy applied (`alloc`) |
+//! | [`registry`] | who is preserved, outgoing and incoming (`alloc`) |
 //! | [`record`] | what the predecessor preserved: both serialized forms, checked |
 //!
 //! # Not supported
@@ -29,6 +30,8 @@ pub mod fields;
 #[cfg(feature = "alloc")]
 pub mod guard;
 pub mod record;
+#[cfg(feature = "alloc")]
+pub mod registry;
 pub mod table;
 
 pub use fields::{Field, FieldError, for_each_field};
@@ -36,4 +39,6 @@ pub use fields::{Field, FieldError, for_each_field};
 pub use guard::{GuardError, Guarded, State};
 
 pub use record::{Entry, Form, Record, RecordError};
+#[cfg(feature = "alloc")]
+pub use registry::{Device, FinishError, Frozen, PreserveError, Registry, Topology};
 pub use table::{Class, Kind};
