@@ -13,16 +13,17 @@ mod pci;
 use std::collections::BTreeMap;
 
 use common::{File, PAGE, SCRATCH, SimTracker, alloc, check, memory, range};
-use kho_abi::pci::v2::NAME;
+use kho_abi::pci::v2::{self, NAME};
 use kho_core::BootData;
-use kho_core::outgoing::luo::Luo;
+use kho_core::outgoing::luo::{Flb, Luo};
 use kho_core::outgoing::{Outgoing, Tracker};
-use kho_hal::sim::SimMemory;
 use kho_hal::sim::pci::{SimBus, SimFunction};
-use kho_hal::{PciConfigAccess, PhysAddr, Sbdf, Width};
+use kho_hal::sim::{Faulty, SimMemory};
+use kho_hal::{PciConfigAccess, PhysAddr, PhysMem, Sbdf, Width};
 use kho_pci_lu::{
     Device, FieldError, FinishError, GuardError, Kind, PreserveError, Record, Registry, State,
 };
+use zerocopy::{FromZeros, IntoBytes};
 
 type Machine = BTreeMap<Sbdf, Device>;
 
@@ -356,6 +357,87 @@ fn test_18_a_failure_undoes_what_was_done() {
         });
         let found: Vec<_> = record(&mut memory, boot);
         assert_eq!(found, [(ROOT, 1), (UP, 1), (DOWN[0], 1), (NVME[0], 1)]);
+    }
+}
+
+/// What the record says as it lies in memory, which must be one block at most.
+fn in_memory(memory: &SimMemory, at: u64) -> (u32, Vec<(Sbdf, u16)>) {
+    let mut header = v2::PciSer::new_zeroed();
+    memory
+        .read(PhysAddr::new(at), header.as_mut_bytes())
+        .unwrap();
+    assert_eq!(header.version.get(), v2::VERSION);
+    let mut entries = Vec::new();
+    if header.devices.get() != 0 {
+        let mut block = [0u64; 2];
+        let head = header.devices.get();
+        memory
+            .read(PhysAddr::new(head), block.as_mut_bytes())
+            .unwrap();
+        assert_eq!(block[0], 0);
+        let mut slots = vec![v2::PciDevSer::new_zeroed(); block[1] as usize];
+        let first = PhysAddr::new(head + 16);
+        memory
+            .read(first, slots.as_mut_slice().as_mut_bytes())
+            .unwrap();
+        let used = slots.iter().filter(|slot| slot.refcount.get() != 0);
+        entries = used
+            .map(|slot| (slot.function(), slot.refcount.get()))
+            .collect();
+        entries.sort();
+    }
+    (header.nr_devices.get(), entries)
+}
+
+#[test]
+fn test_18_memory_that_fails_at_any_access() {
+    for shared in [false, true] {
+        let (bus, machine) = machine();
+        let registry = Registry::new(bus);
+        let memory = memory();
+        let faulty = Faulty::new(&memory);
+        let alloc = alloc(&memory);
+        let tracker = Tracker::new(&faulty, &alloc, PAGE, &[]).unwrap();
+        let mut object = registry.object();
+        let mut failed = 0;
+        for n in 0.. {
+            faulty.fail_at(Some(n));
+            match object.preserve(&tracker) {
+                Ok(_) => break,
+                Err(_) => failed += 1,
+            }
+        }
+        object.unpreserve(&tracker);
+        faulty.fail_at(None);
+        let at = object.preserve(&tracker).unwrap();
+        if shared {
+            registry
+                .preserve(&tracker, &find(&machine), NVME[1])
+                .unwrap();
+        }
+        let look = || {
+            let state = |f: &Sbdf| (registry.outgoing_refcount(*f), registry.config().state(*f));
+            let states: Vec<_> = machine.keys().map(state).collect();
+            (states, in_memory(&memory, at))
+        };
+        let before = look();
+        for n in 0.. {
+            faulty.fail_at(Some(n));
+            match registry.preserve(&tracker, &find(&machine), NVME[0]) {
+                Ok(()) => break,
+                Err(PreserveError::Record(_)) => failed += 1,
+                Err(error) => panic!("{error}"),
+            }
+            assert_eq!(look(), before, "after failure {n}");
+        }
+        faulty.fail_at(None);
+        assert!(failed > 8, "{failed}");
+        let (count, entries) = in_memory(&memory, at);
+        assert_eq!((count, entries.len()), if shared { (6, 6) } else { (4, 4) });
+        registry
+            .unpreserve(&tracker, &find(&machine), NVME[0])
+            .unwrap();
+        assert_eq!(look(), before);
     }
 }
 
