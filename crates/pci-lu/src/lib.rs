@@ -13,6 +13,32 @@
 //! | [`registry`] | who is preserved, outgoing and incoming (`alloc`) |
 //! | [`record`] | what the predecessor preserved: both serialized forms, checked |
 //!
+//! # Example
+//! A function is frozen; what keeps its DMA running is written, what would stop it is not.
+//!
+//! ```
+//! use kho_hal::sim::pci::{SimBus, SimFunction};
+//! use kho_hal::{PciConfigAccess, Sbdf};
+//! use kho_pci_lu::{Guarded, Kind};
+//!
+//! let bus = SimBus::new();
+//! let drive = Sbdf::from_bdf(0, 0x0018);
+//! bus.add(drive, SimFunction::endpoint(0x1af4, 0x1001).with_express(0));
+//! let config = Guarded::new(bus);
+//! config.write_u16(drive, 0x04, 0x0006)?; // Memory Space, Bus Master
+//! config.prepare(drive, Kind::Endpoint)?;
+//! config.freeze(drive)?;
+//!
+//! config.write_u16(drive, 0x04, 0x0406)?; // INTx Disable
+//! let refused = config.write_u16(drive, 0x04, 0x0400).unwrap_err();
+//! assert_eq!(
+//!     refused.to_string(),
+//!     "0000:00:03.0: write refused, Command: Bus Master must stay: \
+//!      stops the DMA of the function, on a bridge of everything below"
+//! );
+//! # Ok::<(), Box<dyn core::error::Error>>(())
+//! ```
+//!
 //! # Not supported
 //! CXL, IDE (the enable bits of single streams are not looked at), CardBus. Giving an interrupt back that was lost in between, and the contents of a driver's own state.
 //!

@@ -13,6 +13,7 @@ mod pci;
 use std::collections::BTreeMap;
 
 use common::{File, PAGE, SCRATCH, SimTracker, alloc, check, memory, range};
+use kho_abi::pci::v1;
 use kho_abi::pci::v2::{self, NAME};
 use kho_core::BootData;
 use kho_core::outgoing::luo::{Flb, Luo};
@@ -467,6 +468,47 @@ fn the_record_goes_with_the_last_file() {
     luo.destroy(&outgoing);
     outgoing.destroy();
     assert_eq!(alloc.live(), []);
+}
+
+/// The first form has no bridges, and those above a preserved function are protected all the same.
+#[test]
+fn bridges_above_a_record_of_the_first_form() {
+    let (bus, machine) = machine();
+    let mut memory = memory();
+    let boot = common::hand_over(&memory, |tracker| {
+        let (at, _) = tracker.alloc_preserved(4096).unwrap();
+        let header = [4u64, 2].map(u64::to_le_bytes);
+        let entries = NVME
+            .map(|nvme| u64::from(nvme.bdf()) << 32)
+            .map(u64::to_le_bytes);
+        let bytes = [header.as_flattened(), entries.as_flattened()].concat();
+        tracker.mem().write(at, &bytes).unwrap();
+        vec![(v1::NAME, at.as_u64())]
+    });
+    let frozen = memory.freeze();
+    let incoming = check(&frozen, boot);
+    let mut workspace = [0; 4096];
+    let record = Record::read(&incoming, &mut workspace).unwrap().unwrap();
+    let registry = Registry::new(bus);
+    registry.receive(&record).unwrap();
+    for (&function, device) in &machine {
+        let preserved = function.bus() != 0 || function == ROOT;
+        assert_eq!(
+            registry.set_up(function, device.kind),
+            Ok(preserved),
+            "{function}"
+        );
+    }
+    assert_eq!(registry.incoming_count(), 6);
+    let guarded = |function| registry.config().write_u16(function, 4, 0x402).is_err();
+    registry.finish(&find(&machine), NVME[1]).unwrap();
+    assert_eq!(
+        [NVME[1], DOWN[1], NVME[0], DOWN[0], UP, ROOT].map(guarded),
+        [false, false, true, true, true, true]
+    );
+    registry.finish(&find(&machine), NVME[0]).unwrap();
+    assert_eq!(registry.incoming_count(), 0);
+    assert!(!guarded(ROOT));
 }
 
 #[test]

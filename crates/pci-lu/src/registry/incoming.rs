@@ -22,6 +22,8 @@ pub(super) struct Side {
 #[derive(Debug)]
 struct Received {
     refcount: u16,
+    /// Whether the record has it; a bridge of the first form is only found to be above one.
+    recorded: bool,
     found: bool,
     /// Whether its owner has finished it; another FINISH for it would be one too many.
     done: bool,
@@ -38,7 +40,12 @@ pub enum FinishError {
         /// The function.
         function: Sbdf,
     },
-    /// It counts fewer users than the functions that depend on it.
+    /// The bus numbers of a bridge cannot be read.
+    Unreadable {
+        /// The bridge.
+        function: Sbdf,
+    },
+    /// It counts fewer users than the functions that depend on it, or more than can be counted.
     Refcount {
         /// The function.
         function: Sbdf,
@@ -54,8 +61,9 @@ impl fmt::Display for FinishError {
         match self {
             Self::Received => f.write_str("a record was received already"),
             Self::NotIncoming { function } => write!(f, "{function} is not incoming"),
+            Self::Unreadable { function } => write!(f, "{function}: no bus numbers"),
             Self::Refcount { function } => {
-                write!(f, "{function} counts fewer users than there are below it")
+                write!(f, "{function} counts other users than there are below it")
             }
             Self::Path(cause) => cause.fmt(f),
             Self::Guard(cause) => cause.fmt(f),
@@ -80,6 +88,7 @@ impl<C: PciConfigAccess> Registry<C> {
         for entry in record.iter() {
             let received = Received {
                 refcount: entry.refcount,
+                recorded: true,
                 found: false,
                 done: false,
             };
@@ -92,12 +101,19 @@ impl<C: PciConfigAccess> Registry<C> {
     /// incoming; writes to it are judged from now on then. A function that was finished and is
     /// found again is not incoming.
     ///
+    /// The first form has no bridges. There, a bridge whose bus numbers cover that of a function in
+    /// the record is incoming, too, and counts those functions; a bridge is set up before what is
+    /// below it.
+    ///
     /// # Errors
-    /// [`FinishError::Guard`].
+    /// [`FinishError::Guard`], [`FinishError::Unreadable`].
     pub fn set_up(&self, function: Sbdf, kind: Kind) -> Result<bool, FinishError> {
         let mut side = self.shared.incoming.lock();
         let Some(received) = side.functions.get_mut(&function) else {
-            return Ok(false);
+            return match (side.form, kind) {
+                (Some(Form::V1), Kind::Bridge) => self.set_up_above(&mut side, function),
+                _ => Ok(false),
+            };
         };
         if received.refcount == 0 || received.found {
             return Ok(received.refcount != 0);
@@ -105,6 +121,38 @@ impl<C: PciConfigAccess> Registry<C> {
         let guard = &self.shared.guard;
         guard.adopt(function, kind).map_err(FinishError::Guard)?;
         received.found = true;
+        Ok(true)
+    }
+
+    /// A bridge that the record does not have, as its form has none.
+    fn set_up_above(&self, side: &mut Side, bridge: Sbdf) -> Result<bool, FinishError> {
+        let guard = &self.shared.guard;
+        let buses = guard
+            .read_u32(bridge, 0x18)
+            .map_err(|_| FinishError::Unreadable { function: bridge })?;
+        let (secondary, subordinate) = (buses >> 8 & 0xff, buses >> 16 & 0xff);
+        if secondary == 0 || secondary > subordinate {
+            return Ok(false);
+        }
+        let at = |bdf: u32| Sbdf::from_bdf(bridge.segment(), bdf as u16);
+        let below = at(secondary << 8)..=at(subordinate << 8 | 0xff);
+        let below = side.functions.range(below).filter(|(_, r)| r.recorded);
+        let refcount = match u16::try_from(below.count()) {
+            Ok(0) => return Ok(false),
+            Ok(count) => count,
+            Err(_) => return Err(FinishError::Refcount { function: bridge }),
+        };
+        guard
+            .adopt(bridge, Kind::Bridge)
+            .map_err(FinishError::Guard)?;
+        let received = Received {
+            refcount,
+            recorded: false,
+            found: true,
+            done: true,
+        };
+        side.functions.insert(bridge, received);
+        side.left += 1;
         Ok(true)
     }
 
@@ -167,18 +215,15 @@ impl<C: PciConfigAccess> Registry<C> {
         Ok(())
     }
 
-    /// FINISH: the function is its owner's. One user less for it and, in the second form, for all
-    /// that it depends on; what has none left is written to as on any boot.
+    /// FINISH: the function is its owner's. One user less for it and for all that it depends on; what
+    /// has none left is written to as on any boot.
     ///
     /// # Errors
     /// [`FinishError::NotIncoming`] if the function or something above it is not, or is finished;
     /// [`FinishError::Path`].
     pub fn finish(&self, topology: &impl Topology, function: Sbdf) -> Result<(), FinishError> {
-        let mut path = path(topology, function).map_err(FinishError::Path)?;
+        let path = path(topology, function).map_err(FinishError::Path)?;
         let mut side = self.shared.incoming.lock();
-        if side.form != Some(Form::V2) {
-            path.truncate(1);
-        }
         for &(function, _) in &path {
             let received = side.functions.get(&function);
             if received.is_none_or(|received| !received.found || received.refcount == 0) {
