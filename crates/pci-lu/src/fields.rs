@@ -133,6 +133,46 @@ pub fn for_each_field<C: PciConfigAccess>(
     }
 }
 
+/// The strictest kind that a function's registers allow: what to take it for if nobody says.
+///
+/// No record tells the kind. A bridge is one by its header, a physical function by VF Enable; any
+/// other is taken for an endpoint with peer-to-peer DMA and translation, as no register says that
+/// it has none. No write.
+///
+/// # Errors
+/// [`FieldError::Header`] for another header type, [`FieldError::Unreadable`].
+pub fn kind_of<C: PciConfigAccess>(config: &C, function: Sbdf) -> Result<Kind, FieldError> {
+    let unreadable = |offset| FieldError::Unreadable { function, offset };
+    let found = config
+        .read_u8(function, 0x0e)
+        .map_err(|_| unreadable(0x0e))?
+        & 0x7f;
+    match found {
+        0 => {}
+        1 => return Ok(Kind::Bridge),
+        _ => return Err(FieldError::Header { function, found }),
+    }
+    let mut physical = false;
+    let mut source = |at: Access| config.read(function, at).ok();
+    let mut express = false;
+    let _ = walk_standard(&mut source, found, |cap| {
+        express |= cap.id == CapId::Standard(0x10);
+    });
+    if express {
+        let _ = walk_extended(&mut source, |cap| {
+            physical |= cap.id == CapId::Extended(0x10)
+                && config
+                    .read_u16(function, cap.offset + 8)
+                    .is_ok_and(|control| control & 1 != 0);
+        });
+    }
+    Ok(if physical {
+        Kind::Physical
+    } else {
+        Kind::PeerEndpoint
+    })
+}
+
 /// The dwords at which a capability starts.
 struct Starts([u64; 16]);
 

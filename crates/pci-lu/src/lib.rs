@@ -60,7 +60,7 @@ pub mod record;
 pub mod registry;
 pub mod table;
 
-pub use fields::{Field, FieldError, for_each_field};
+pub use fields::{Field, FieldError, for_each_field, kind_of};
 #[cfg(feature = "alloc")]
 pub use guard::{GuardError, Guarded, State};
 

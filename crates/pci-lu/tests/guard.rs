@@ -13,7 +13,9 @@ use std::collections::BTreeSet;
 
 use kho_hal::sim::pci::SimBus;
 use kho_hal::{PciConfigAccess, PciError, Width};
-use kho_pci_lu::{Class, Field, FieldError, GuardError, Guarded, Kind, State, for_each_field};
+use kho_pci_lu::{
+    Class, Field, FieldError, GuardError, Guarded, Kind, State, for_each_field, kind_of,
+};
 use pci::*;
 
 const WIDTHS: [Width; 3] = [Width::U8, Width::U16, Width::U32];
@@ -492,6 +494,24 @@ fn what_cannot_be_preserved_is_told() {
     assert_eq!(guard_of(&SimBus::new(), Kind::Endpoint), header(0x7f));
     bus.fail_next(100);
     assert!(guard_of(&bus, Kind::Endpoint).is_err());
+}
+
+#[test]
+fn the_kind_to_take_a_function_for() {
+    for kind in Kind::ALL {
+        let bus = live(kind);
+        let expected = match kind {
+            Kind::Endpoint => Kind::PeerEndpoint,
+            kind => kind,
+        };
+        assert_eq!(kind_of(&bus, HERE), Ok(expected));
+        guarded(&bus, expected, State::Updated);
+    }
+    let absent = FieldError::Header {
+        function: HERE,
+        found: 0x7f,
+    };
+    assert_eq!(kind_of(&SimBus::new(), HERE), Err(absent));
 }
 
 #[test]
