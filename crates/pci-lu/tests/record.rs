@@ -13,6 +13,7 @@ use kho_abi::pci::{v1, v2};
 use kho_core::outgoing::BlockSet;
 use kho_hal::{PhysAddr, PhysMem, Sbdf};
 use kho_pci_lu::{Form, Record, RecordError};
+use proptest::prelude::*;
 use zerocopy::IntoBytes;
 
 fn at(bus: u8, device: u8) -> Sbdf {
@@ -271,4 +272,64 @@ fn ten_thousand_functions() {
     all.sort();
     let (_, found) = read_with(10_000, build).unwrap().unwrap();
     assert!(found.iter().map(|found| found.0).eq(all));
+}
+
+/// The second form read slowly: what there is to find, `None` if anything is wrong.
+fn slowly(nr: u32, entries: &[(u8, u8, u16)]) -> Option<Vec<(Sbdf, u16)>> {
+    let mut found: Vec<(Sbdf, u16)> = Vec::new();
+    for &(domain, bdf, refcount) in entries {
+        let function = Sbdf::from_bdf(domain.into(), bdf.into());
+        match refcount {
+            0 if (domain, bdf) != (0, 0) => return None,
+            0 => continue,
+            _ if found.iter().any(|entry| entry.0 == function) => return None,
+            _ => found.push((function, refcount)),
+        }
+    }
+    let fits = found
+        .iter()
+        .all(|entry| usize::from(entry.1) <= found.len());
+    found.sort();
+    (fits && found.len() == nr as usize).then_some(found)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn the_second_form_as_read_slowly(
+        mut entries in prop::collection::vec((0..2u8, 0..40u8, 1..4u16), 0..12),
+        free in prop::collection::vec(0..12usize, 0..4),
+        damage in 0..4u8,
+    ) {
+        for at in free {
+            if let Some(entry) = entries.get_mut(at) {
+                *entry = (0, 0, 0);
+            }
+        }
+        if damage == 0 && let Some(entry) = entries.first_mut() {
+            entry.2 = 0;
+        }
+        let used = entries.iter().filter(|entry| entry.2 != 0).count() as u32;
+        let nr = if damage == 1 { used + 1 } else { used };
+        let sers: Vec<_> = entries
+            .iter()
+            .map(|e| entry2(Sbdf::from_bdf(e.0.into(), e.1.into()), e.2))
+            .collect();
+        let found = read(|tracker| vec![(v2::NAME, write_v2(tracker, 2, nr, &sers))]);
+        let expected = slowly(nr, &entries);
+        prop_assert_eq!(found.ok().flatten().map(|found| found.1), expected);
+    }
+
+    /// Any bytes at all are a record or an error.
+    #[test]
+    fn any_bytes(words in prop::collection::vec(prop_oneof![0..4u64, any::<u64>(), Just(1 << 20)], 2..64)) {
+        for name in [v1::NAME, v2::NAME] {
+            let _ = read(|tracker| {
+                let (at, _) = tracker.alloc_preserved(4096).unwrap();
+                tracker.mem().write(at, words.as_bytes()).unwrap();
+                vec![(name, at.as_u64())]
+            });
+        }
+    }
 }
