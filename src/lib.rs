@@ -8,6 +8,7 @@
 //! | [`hal`] | the doors to the machine, which its user implements: memory, pages, PCI |
 //! | [`abi`] | what lies in memory: layouts, constants, names |
 //! | [`core`] | preserve, describe, check and take over memory |
+//! | [`pci_lu`] | PCI devices across a live update: who is preserved, what may be written |
 //! | [`pcsc`] | a coherent cache of PCI configuration space, kept across kexec |
 //!
 //! # Features
@@ -19,6 +20,7 @@
 pub use kho_abi as abi;
 pub use kho_core as core;
 pub use kho_hal as hal;
+pub use kho_pci_lu as pci_lu;
 pub use kho_pcsc as pcsc;
 
 /// The examples of README.md are tests.

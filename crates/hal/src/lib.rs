@@ -19,6 +19,8 @@
 //! [`PhysAddr`], [`Pfn`], [`Order`] and [`PageSize`] are distinct types with checked arithmetic,
 //! so a page number can never pass for an address.
 //!
+//! [`walk`] follows a function's capability lists, for whoever has to know where a register is.
+//!
 //! # Not supported
 //! 32-bit addresses and big-endian machines: Kexec HandOver exists on neither.
 //!
@@ -38,6 +40,7 @@ mod mem;
 mod pci;
 #[cfg(feature = "sim")]
 pub mod sim;
+pub mod walk;
 
 pub use addr::{Order, PageSize, Pfn, PhysAddr, PhysRange};
 pub use alloc::{AllocError, PageAlloc};

@@ -10,6 +10,7 @@
 //! | [`fdt`] | the root description: generations, property and node names |
 //! | [`radix`] | the preserved-memory tree of `kho-v2` and later: geometry and keys |
 //! | [`chunk`] | the preserved-memory lists before it: chunks and bitmaps |
+//! | [`pci`] | preserved PCI functions, two forms |
 //! | [`pcsc`] | saved PCI configuration space |
 //! | [`vmalloc`] | lists of pages of a virtually contiguous area |
 //! | [`block`] | linked pages of fixed-size entries |
@@ -28,7 +29,8 @@
 //! # Versions
 //! A layout changes only together with its version string: the `compatible` of the root
 //! ([`fdt::Generation`]) covers the tree, blocks and vmalloc lists; [`luo::COMPATIBLE`],
-//! [`memfd::COMPATIBLE`], [`metadata::VERSION`] and [`memblock::COMPATIBLE`] cover their own.
+//! [`memfd::COMPATIBLE`], [`pci::v1::NAME`], [`pci::v2::VERSION`], [`metadata::VERSION`] and
+//! [`memblock::COMPATIBLE`] cover their own.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -53,6 +55,7 @@ pub mod memblock;
 pub mod memfd;
 pub mod metadata;
 mod name;
+pub mod pci;
 pub mod pcsc;
 pub mod radix;
 pub mod vmalloc;

@@ -42,7 +42,6 @@ pub mod bits;
 pub mod infer;
 pub mod rules;
 pub mod table;
-pub mod walk;
 
 #[cfg(all(feature = "alloc", not(loom)))]
 mod add;
@@ -74,8 +73,9 @@ pub use add::{AddError, Added, Distrust, Unlisted};
 #[cfg(all(feature = "alloc", not(loom)))]
 pub use cache::{Bypass, Cached, Reset};
 pub use infer::{Inference, Region};
+pub use kho_hal::walk;
+pub use kho_hal::walk::{CapId, Capability, Source};
 #[cfg(all(feature = "alloc", not(loom)))]
 pub use persist::{Saved, SavedError, Variant};
 #[cfg(feature = "alloc")]
 pub use stats::Stats;
-pub use walk::{CapId, Capability, Source};

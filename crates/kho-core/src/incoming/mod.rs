@@ -340,6 +340,24 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
         Ok(list)
     }
 
+    /// `size` bytes from `at`, the start of a page: what a number in a sub-blob of the caller's leads
+    /// to. They must be preserved, and nothing that the library knows of may name their folios; it
+    /// is checked now.
+    ///
+    /// # Errors
+    /// [`Part::Subtree`] and what is wrong with the pages.
+    pub fn bytes(
+        &self,
+        at: PhysAddr,
+        size: u64,
+        workspace: &mut [u64],
+    ) -> Result<&'a [u8], IncomingError> {
+        self.check_foreign(workspace, |claims| claims.pages(at, size))?;
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        let bytes = self.mem.bytes(at, size);
+        bytes.map_err(|cause| Part::Subtree.is(cause.into()))
+    }
+
     /// The set of blocks whose first is at `head`, 0 for an empty set; it is checked now. What the
     /// entries mean is the caller's.
     ///

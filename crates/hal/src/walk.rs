@@ -7,7 +7,7 @@
 //! # Source
 //! PCI Local Bus 3.0, 6.7; PCI Express Base 5.0, 7.6.3 and 7.9.
 
-use kho_hal::{Access, Width};
+use crate::{Access, Width};
 
 /// Which capability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,0 +1,302 @@
+//! Where the fields of the policy are in one function: the engine for [`crate::table`].
+
+use core::fmt;
+
+use kho_hal::walk::{CapId, Capability, End, Source, walk_extended, walk_standard};
+use kho_hal::{Access, PciConfigAccess, Sbdf};
+
+use crate::table::{Class, Kind, Place, Repeat, Row, TABLE_OF_FIELDS, When};
+
+/// A field of one function.
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    /// Offset of the dword that holds it, from the start of the space.
+    pub dword: u16,
+    /// Its bits there.
+    pub bits: u32,
+    /// Its class for the function's kind.
+    pub class: Class,
+    /// Its name.
+    pub name: &'static str,
+    /// What would break.
+    pub reason: &'static str,
+}
+
+/// Why the fields of a function cannot be told, or the function cannot be preserved as this kind.
+/// Nothing was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FieldError {
+    /// The header type is not the one of the kind; 7fh if no function answers.
+    Header {
+        /// The function.
+        function: Sbdf,
+        /// The header type found, without the multifunction bit.
+        found: u8,
+    },
+    /// A list of capabilities, or a register, could not be read to its end. What it would have
+    /// named cannot be guarded.
+    Unreadable {
+        /// The function.
+        function: Sbdf,
+        /// Where the walk ended.
+        offset: u16,
+    },
+    /// A field is in a state with which a function of this kind cannot be preserved.
+    Unfit {
+        /// The function.
+        function: Sbdf,
+        /// The field, which must read as zero.
+        field: &'static str,
+    },
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Header { function, found } => {
+                write!(f, "{function}: header type {found} is not that of its kind")
+            }
+            Self::Unreadable { function, offset } => {
+                write!(f, "{function}: capabilities end badly at {offset:#x}")
+            }
+            Self::Unfit { function, field } => {
+                write!(f, "{function} cannot be preserved while {field} is on")
+            }
+        }
+    }
+}
+
+impl core::error::Error for FieldError {}
+
+/// Calls `visit` with every field that the function has, in no order.
+///
+/// Walks both capability lists twice, and reads what says how often a row occurs; no write. A field
+/// behind the start of the next capability belongs to that one and is left out.
+///
+/// # Errors
+/// [`FieldError`]. `visit` may have been called then.
+pub fn for_each_field<C: PciConfigAccess>(
+    config: &C,
+    function: Sbdf,
+    kind: Kind,
+    mut visit: impl FnMut(Field),
+) -> Result<(), FieldError> {
+    let mut source = |at: Access| config.read(function, at).ok();
+    let unreadable = |offset| FieldError::Unreadable { function, offset };
+    let found = source.u8(0x0e).ok_or(unreadable(0x0e))? & 0x7f;
+    if found != kind.header_type() {
+        return Err(FieldError::Header { function, found });
+    }
+    let mut starts = Starts([0; 16]);
+    let mut express = false;
+    let mut end = walk_standard(&mut source, found, |cap| {
+        express |= cap.id == CapId::Standard(0x10);
+        starts.insert(cap.offset);
+    });
+    if express && end == End::Complete {
+        end = walk_extended(&mut source, |cap| starts.insert(cap.offset));
+    }
+    match end {
+        End::Complete => {}
+        End::Loop { offset } | End::Outside { offset } | End::Unreadable { offset } => {
+            return Err(unreadable(offset));
+        }
+        _ => return Err(unreadable(0x34)),
+    }
+    let mut locate = Locate {
+        config,
+        function,
+        kind,
+        starts: &starts,
+        visit: &mut visit,
+        error: None,
+    };
+    for header in TABLE_OF_FIELDS {
+        let here = match header.place {
+            Place::Header => true,
+            Place::Type0 => found == 0,
+            Place::Type1 => found == 1,
+            Place::Cap(_) | Place::Dvsec { .. } => false,
+        };
+        if here {
+            locate.rows(header.rows, 0, 0x40);
+        }
+    }
+    let _ = walk_standard(&mut source, found, |cap| locate.capability(cap));
+    if express {
+        let _ = walk_extended(&mut source, |cap| locate.capability(cap));
+    }
+    match locate.error {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+/// The strictest kind that a function's registers allow: what to take it for if nobody says.
+///
+/// No record tells the kind. A bridge is one by its header, a physical function by VF Enable; any
+/// other is taken for an endpoint with peer-to-peer DMA and translation, as no register says that
+/// it has none. No write.
+///
+/// # Errors
+/// [`FieldError::Header`] for another header type, [`FieldError::Unreadable`].
+pub fn kind_of<C: PciConfigAccess>(config: &C, function: Sbdf) -> Result<Kind, FieldError> {
+    let unreadable = |offset| FieldError::Unreadable { function, offset };
+    let found = config
+        .read_u8(function, 0x0e)
+        .map_err(|_| unreadable(0x0e))?
+        & 0x7f;
+    match found {
+        0 => {}
+        1 => return Ok(Kind::Bridge),
+        _ => return Err(FieldError::Header { function, found }),
+    }
+    let mut physical = false;
+    let mut source = |at: Access| config.read(function, at).ok();
+    let mut express = false;
+    let _ = walk_standard(&mut source, found, |cap| {
+        express |= cap.id == CapId::Standard(0x10);
+    });
+    if express {
+        let _ = walk_extended(&mut source, |cap| {
+            physical |= cap.id == CapId::Extended(0x10)
+                && config
+                    .read_u16(function, cap.offset + 8)
+                    .is_ok_and(|control| control & 1 != 0);
+        });
+    }
+    Ok(if physical {
+        Kind::Physical
+    } else {
+        Kind::PeerEndpoint
+    })
+}
+
+/// The dwords at which a capability starts.
+struct Starts([u64; 16]);
+
+impl Starts {
+    fn insert(&mut self, offset: u16) {
+        if let Some(word) = self.0.get_mut(usize::from(offset >> 8)) {
+            *word |= 1 << (offset >> 2 & 63);
+        }
+    }
+
+    /// Where the capability that starts at `offset` ends.
+    fn end_of(&self, offset: u16) -> u16 {
+        let space = if offset < 0x100 { 0x100 } else { Access::SPACE };
+        let starts = |at: &u16| {
+            let word = self.0.get(usize::from(at >> 8)).copied().unwrap_or(0);
+            word >> (at >> 2 & 63) & 1 != 0
+        };
+        let mut behind = (offset + 4..space).step_by(4);
+        behind.find(starts).unwrap_or(space)
+    }
+}
+
+struct Locate<'l, C, V> {
+    config: &'l C,
+    function: Sbdf,
+    kind: Kind,
+    starts: &'l Starts,
+    visit: &'l mut V,
+    error: Option<FieldError>,
+}
+
+impl<C: PciConfigAccess, V: FnMut(Field)> Locate<'_, C, V> {
+    fn capability(&mut self, cap: Capability) {
+        let (base, end) = (cap.offset, self.starts.end_of(cap.offset));
+        for block in TABLE_OF_FIELDS {
+            let here = match block.place {
+                Place::Cap(id) => id == cap.id,
+                Place::Dvsec { vendor, id } => {
+                    cap.id == CapId::Extended(0x23)
+                        && self.read(base + 4) as u16 == vendor
+                        && self.read(base + 8) as u16 == id
+                }
+                Place::Header | Place::Type0 | Place::Type1 => false,
+            };
+            if here {
+                self.rows(block.rows, base, end);
+            }
+        }
+    }
+
+    fn rows(&mut self, rows: &'static [Row], base: u16, end: u16) {
+        for row in rows {
+            let (count, step) = self.times(row, base);
+            for n in 0..count {
+                // At most 256 rows of 12 bytes behind an offset below 4096.
+                let at = base + row.first + n * step;
+                if at < end && self.holds(row.when, base) {
+                    self.field(row, at);
+                }
+            }
+        }
+    }
+
+    fn field(&mut self, row: &'static Row, at: u16) {
+        let dword = at & !3;
+        let bits = row.bits << (8 * (at & 3));
+        if row.must_be_zero(self.kind) && self.read(dword) & bits != 0 {
+            let function = self.function;
+            let field = row.field;
+            self.error = self.error.or(Some(FieldError::Unfit { function, field }));
+        }
+        (self.visit)(Field {
+            dword,
+            bits,
+            class: row.class(self.kind),
+            name: row.field,
+            reason: row.reason,
+        });
+    }
+
+    fn holds(&mut self, when: When, base: u16) -> bool {
+        match when {
+            When::Always => true,
+            When::Version2 => self.read(base) >> 16 & 0xf >= 2,
+            When::Slot => self.read(base) >> 24 & 1 != 0,
+        }
+    }
+
+    /// How often a row occurs, and how many bytes apart.
+    fn times(&mut self, row: &Row, base: u16) -> (u16, u16) {
+        match row.repeat {
+            Repeat::Once => (1, 0),
+            Repeat::Dwords(count) => (count, 4),
+            Repeat::Count {
+                at,
+                shift,
+                mask,
+                plus,
+                step,
+            } => {
+                let count = (self.read(base + at) >> shift) as u16 & mask;
+                (count + plus, step)
+            }
+            Repeat::EgressVector => {
+                let capability = self.read(base + 4);
+                let ports = match (capability >> 8 & 0xff) as u16 {
+                    0 => 256,
+                    ports => ports,
+                };
+                let has = capability & 0x20 != 0;
+                (if has { ports.div_ceil(32) } else { 0 }, 4)
+            }
+        }
+    }
+
+    fn read(&mut self, offset: u16) -> u32 {
+        match self.config.read_u32(self.function, offset) {
+            Ok(value) => value,
+            Err(_) => {
+                let function = self.function;
+                let error = FieldError::Unreadable { function, offset };
+                self.error = self.error.or(Some(error));
+                0
+            }
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! The table itself (test 23 of the policy), and the guarded writes of the Linux series as cases.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test panics when it fails"
+)]
+
+#[path = "common/pci.rs"]
+mod pci;
+
+use kho_hal::walk::CapId;
+use kho_hal::{PciConfigAccess, PciError, Width};
+use kho_pci_lu::table::{Bits, Place, Repeat, TABLE_OF_FIELDS};
+use kho_pci_lu::{Class, Guarded, Kind, for_each_field};
+use pci::*;
+
+#[test]
+fn test_23_every_row_has_a_reason_and_a_place_of_its_own() {
+    for block in TABLE_OF_FIELDS {
+        for row in block.rows {
+            let bits = u64::from(row.bits) << (8 * (row.first & 3));
+            assert!(
+                bits <= u64::from(u32::MAX),
+                "{}: leaves its dword",
+                row.field
+            );
+            assert!(row.bits != 0 && !row.field.is_empty());
+            for kind in Kind::ALL {
+                match row.class(kind) {
+                    Class::Preserve | Class::Action => {
+                        assert!(row.reason.len() > 10, "{}", row.field);
+                        // A comparison says nothing about bits that a one clears.
+                        assert_eq!(row.access, Bits::Rw, "{}", row.field);
+                    }
+                    Class::Read => assert_eq!(row.access, Bits::Ro, "{}", row.field),
+                    _ => assert!(!row.reason.is_empty() && row.access != Bits::Ro),
+                }
+            }
+        }
+        // Rows of one block share no bit; the two headers share none with what is common.
+        let shares_header = |other: Place| match block.place {
+            Place::Type0 | Place::Type1 => other == Place::Header,
+            _ => false,
+        };
+        let others = TABLE_OF_FIELDS
+            .iter()
+            .filter(|other| other.place == block.place || shares_header(other.place));
+        let rows = others.flat_map(|other| other.rows);
+        let mut taken = [0u32; 1024];
+        for row in rows {
+            let (count, step) = match row.repeat {
+                Repeat::Once => (1, 0),
+                Repeat::Dwords(count) => (count, 4),
+                Repeat::Count {
+                    mask, plus, step, ..
+                } => (mask + plus, step),
+                Repeat::EgressVector => (8, 4),
+            };
+            for n in 0..count {
+                let at = row.first + n * step;
+                let bits = row.bits << (8 * (at & 3));
+                let word = &mut taken[usize::from(at / 4)];
+                assert_eq!(*word & bits, 0, "{}: {} overlaps", block.name, row.field);
+                *word |= bits;
+            }
+        }
+    }
+    for (i, block) in TABLE_OF_FIELDS.iter().enumerate() {
+        let mut before = TABLE_OF_FIELDS.iter().take(i);
+        assert!(
+            before.all(|other| other.place != block.place),
+            "{}",
+            block.name
+        );
+    }
+}
+
+/// Every bit that a write changes in the header or a capability has a row.
+#[test]
+fn test_23_every_writable_bit_is_covered() {
+    for kind in Kind::ALL {
+        let mut covered = [0u32; 1024];
+        for_each_field(&live(kind), HERE, kind, |field| {
+            covered[usize::from(field.dword / 4)] |= field.bits;
+        })
+        .unwrap();
+        let dwords = (0..0x400u16).step_by(4);
+        for (dword, bit) in dwords.flat_map(|dword| (0..32).map(move |bit| (dword, bit))) {
+            if covered[usize::from(dword / 4)] >> bit & 1 != 0 {
+                continue;
+            }
+            let bus = live(kind);
+            let before = bus.peek(HERE, at(dword, Width::U32));
+            bus.write_u32(HERE, dword, before ^ 1 << bit).unwrap();
+            let after = bus.peek(HERE, at(dword, Width::U32));
+            // Clearing errors beside it is not what is looked for.
+            let changed = (before ^ after) >> bit & 1;
+            assert_eq!(changed, 0, "{kind:?}: {dword:#x} bit {bit} has no row");
+        }
+    }
+}
+
+/// Masks that `pci_regs.h` names, with the class that they must have somewhere.
+#[test]
+fn test_23_masks_are_those_of_pci_regs_h() {
+    let exp = Place::Cap(CapId::Standard(0x10));
+    let ext = |id| Place::Cap(CapId::Extended(id));
+    for (place, offset, mask) in [
+        (Place::Header, 0x04, 0x2),                // PCI_COMMAND_MEMORY
+        (Place::Header, 0x04, 0x4),                // PCI_COMMAND_MASTER
+        (Place::Header, 0x0f, 0x40),               // PCI_BIST_START
+        (Place::Type1, 0x3e, 0x40),                // PCI_BRIDGE_CTL_BUS_RESET
+        (Place::Cap(CapId::Standard(1)), 4, 3),    // PCI_PM_CTRL_STATE_MASK
+        (Place::Cap(CapId::Standard(0x13)), 4, 1), // PCI_AF_CTRL_FLR
+        (exp, 0x08, 0x00e0),                       // PCI_EXP_DEVCTL_PAYLOAD
+        (exp, 0x08, 0x0100 | 0x0200),              // PCI_EXP_DEVCTL_EXT_TAG, _PHANTOM
+        (exp, 0x08, 0x7000),                       // PCI_EXP_DEVCTL_READRQ
+        (exp, 0x08, 0x8000),                       // PCI_EXP_DEVCTL_BCR_FLR
+        (exp, 0x10, 0x10),                         // PCI_EXP_LNKCTL_LD
+        (exp, 0x10, 0x20),                         // PCI_EXP_LNKCTL_RL
+        (exp, 0x18, 0x0400 | 0x0800),              // PCI_EXP_SLTCTL_PCC, _EIC
+        (exp, 0x28, 0x20),                         // PCI_EXP_DEVCTL2_ARI
+        (exp, 0x28, 0x40),                         // PCI_EXP_DEVCTL2_ATOMIC_REQ
+        (exp, 0x28, 0x80),                         // PCI_EXP_DEVCTL2_ATOMIC_EGRESS_BLOCK
+        (ext(0x0f), 6, 0x8000),                    // PCI_ATS_CTRL_ENABLE
+        (ext(0x0f), 6, 0x1f),                      // PCI_ATS_CTRL_STU
+        (ext(0x13), 4, 1),                         // PCI_PRI_CTRL_ENABLE
+        (ext(0x13), 4, 2),                         // PCI_PRI_CTRL_RESET
+        (ext(0x1b), 6, 1 | 2 | 4),                 // PCI_PASID_CTRL_ENABLE, _EXEC, _PRIV
+        (ext(0x10), 0x08, 0x1),                    // PCI_SRIOV_CTRL_VFE
+        (ext(0x10), 0x08, 0x8),                    // PCI_SRIOV_CTRL_MSE
+        (ext(0x10), 0x08, 0x10),                   // PCI_SRIOV_CTRL_ARI
+    ] {
+        let block = TABLE_OF_FIELDS.iter().find(|block| block.place == place);
+        let row = block
+            .unwrap()
+            .rows
+            .iter()
+            .find(|row| row.first == offset && row.bits == mask);
+        let row = row.unwrap_or_else(|| panic!("{place:?} {offset:#x} {mask:#x}"));
+        let guarded = |kind| matches!(row.class(kind), Class::Preserve | Class::Action);
+        assert!(Kind::ALL.into_iter().any(guarded), "{}", row.field);
+    }
+}
+
+/// Where a case writes.
+#[derive(Clone, Copy)]
+enum In {
+    Header,
+    Cap(CapId),
+}
+
+use In::{Cap, Header};
+
+const E0: Kind = Kind::Endpoint;
+const E1: Kind = Kind::PeerEndpoint;
+const BR: Kind = Kind::Bridge;
+const PF: Kind = Kind::Physical;
+const B: Width = Width::U8;
+const W: Width = Width::U16;
+const L: Width = Width::U32;
+const NOT: bool = false;
+const YES: bool = true;
+
+type Case = (u32, Kind, In, u16, Width, u32, u32, bool);
+
+/// Row of the list of guarded writes, kind, place, offset, width, bits cleared, bits set, and
+/// whether it arrives while the function is preserved. Rows 17 (a table in a BAR), 29, 65, 67 and 68
+/// (no write) have none.
+#[rustfmt::skip]
+const CASES: &[Case] = &[
+    (1, E1, Cap(ATS), 6, W, 0x801f, 5, NOT),
+    (2, E1, Cap(ATS), 6, W, 0x1f, 0x8005, NOT),
+    (2, E1, Cap(ATS), 6, W, 0, 0x8000, YES),
+    (3, PF, Cap(SRIOV), 0x10, W, 0xffff, 6, NOT),
+    (3, PF, Cap(SRIOV), 0x10, W, 0xffff, 0, NOT),
+    (4, PF, Cap(SRIOV), 8, W, 0, 9, YES),
+    (5, PF, Cap(SRIOV), 8, W, 9, 0, NOT),
+    (6, PF, Cap(SRIOV), 8, W, 9, 0, NOT),
+    (7, PF, Cap(SRIOV), 8, W, 0xffff, 0, NOT),
+    (8, PF, Cap(SRIOV), 8, W, 0xffff, 0x10, NOT),
+    (9, PF, Cap(SRIOV), 0x20, L, u32::MAX, 0x10, NOT),
+    (10, PF, Cap(SRIOV), 8, W, 0, 0x10, NOT),
+    (11, PF, Cap(SRIOV), 0x20, L, u32::MAX, 0x10, NOT),
+    (12, PF, Cap(SRIOV), 8, W, 0, 9, YES),
+    (13, PF, Cap(SRIOV), 0x24, L, u32::MAX, 0xc000_0000, NOT),
+    (14, PF, Cap(SRIOV), 0x28, L, 0, 1, NOT),
+    (15, E1, Cap(MSI), 0x10, L, 0, 0xff, YES),
+    (16, E1, Cap(MSI), 2, W, 0x70, 0x10, YES),
+    (16, E1, Cap(MSI), 4, L, u32::MAX, 0xfee0_0000, YES),
+    (16, E1, Cap(MSI), 8, L, u32::MAX, 1, YES),
+    (16, E1, Cap(MSI), 12, W, 0xffff, 0x31, YES),
+    (18, E1, Cap(MSI), 2, W, 0, 1, YES),
+    (19, E1, Cap(MSIX), 2, W, 0, 0x4000, YES),
+    (20, E1, Cap(MSIX), 2, W, 0, 0xc000, YES),
+    (21, E1, Cap(MSIX), 2, W, 0x4000, 0x8000, YES),
+    (22, E1, Cap(MSIX), 2, W, 0xc000, 0, YES),
+    (23, E1, Cap(MSIX), 2, W, 0, 0x8000, YES),
+    (23, E1, Header, 4, W, 2, 0, NOT),
+    (24, E1, Cap(MSIX), 2, W, 0x8000, 0, YES),
+    (25, E0, Cap(MSI), 2, W, 1, 0, YES),
+    (26, E0, Cap(MSIX), 2, W, 0x8000, 0, YES),
+    (27, E1, Header, 0x0c, W, 0xffff, 0x4010, YES),
+    (27, E1, Header, 4, W, 0, 0x140, YES),
+    (27, E1, Header, 4, W, 0xffff, 0x140, NOT),
+    (27, BR, Header, 0x1b, B, 0xff, 0x40, YES),
+    (27, BR, Header, 0x3e, W, 0, 1, YES),
+    (28, E1, Header, 6, W, 0, 0xf900, YES),
+    (30, E1, Cap(ACS), 6, W, 0, 0x02, NOT),
+    (30, BR, Cap(ACS), 6, W, 0x1d, 0, NOT),
+    (31, E1, Cap(PM), 4, W, 0xffff, 0, YES),
+    (32, E1, Cap(PM), 4, W, 3, 3, NOT),
+    (32, PF, Cap(PM), 4, W, 3, 3, NOT),
+    (33, E0, Cap(PCIX), 2, W, 0, 0x70, YES),
+    (34, E1, Header, 4, W, 0x400, 0, YES),
+    (35, E0, Header, 4, W, 4, 0, NOT),
+    (35, BR, Header, 4, W, 4, 0, NOT),
+    (36, E1, Cap(PM), 4, W, 0x100, 0x8000, YES),
+    (37, E1, Cap(PM), 4, W, 0x100, 0x8000, YES),
+    (38, E1, Cap(PM), 4, W, 0, 0x100, YES),
+    (39, BR, Cap(EXP), 0x28, W, 0, 0x20, YES),
+    (40, BR, Cap(EXP), 0x28, W, 0x20, 0, NOT),
+    (41, E1, Header, 4, W, 0, 4, YES),
+    (41, BR, Header, 4, W, 4, 0, NOT),
+    (42, E1, Header, 4, W, 0, 0x10, YES),
+    (43, E1, Header, 4, W, 0x10, 0, YES),
+    (44, E1, Header, 4, W, 0x40, 0, YES),
+    (45, E1, Header, 4, W, 0, 0x400, YES),
+    (46, E1, Cap(PM), 4, W, 3, 3, NOT),
+    (47, E1, Cap(PM), 4, W, 3, 0, YES),
+    (48, BR, Header, 0x3e, W, 0, 0x40, NOT),
+    (49, E0, Header, 4, W, 0xffff, 0x400, NOT),
+    (50, E0, Cap(PCIX), 2, W, 0x0c, 4, YES),
+    (51, E1, Cap(EXP), 8, W, 0x7000, 0x5000, YES),
+    (51, PF, Cap(EXP), 8, W, 0x7000, 0x5000, NOT),
+    (52, E0, Cap(EXP), 8, W, 0xe0, 0x40, NOT),
+    (52, BR, Cap(EXP), 8, W, 0xe0, 0x40, NOT),
+    (53, E1, Header, 4, W, 3, 0, NOT),
+    (53, E0, Header, 4, W, 3, 0, YES),
+    (54, BR, Header, 0x3e, W, 0, 8, YES),
+    (55, E1, Header, 4, W, 2, 0, NOT),
+    (56, BR, Cap(EXP), 0x10, W, 0, 0x40, YES),
+    (56, BR, Cap(EXP), 0x10, W, 0, 0x60, NOT),
+    (57, BR, Cap(EXP), 0x1c, W, 0, 8, YES),
+    (58, BR, Cap(EXP), 0x1c, W, 8, 0, YES),
+    (58, BR, Cap(EXP), 0x20, L, 0, 0x1_0000, YES),
+    (59, BR, Cap(EXP), 0x1c, W, 0, 8, YES),
+    (60, E1, Header, 4, W, 3, 0, NOT),
+    (60, BR, Header, 4, W, 3, 0, NOT),
+    (61, E1, Header, 0x10, L, 0, u32::MAX, NOT),
+    (61, E1, Header, 0x30, L, 0, 0xffff_f800, YES),
+    (62, E1, Header, 4, W, 0, 0, YES),
+    (63, BR, Cap(EXP), 0x1c, W, 0, 0x10, YES),
+    (64, BR, Header, 0x3e, W, 0x20, 0, YES),
+    (66, BR, Header, 0x3e, W, 0, 0, YES),
+    (69, E1, Cap(EXP), 8, W, 0x100, 0, NOT),
+    (70, BR, Header, 0x3e, W, 0, 2, YES),
+    (71, BR, Header, 0x30, L, u32::MAX, 0xffff, YES),
+    (71, BR, Header, 0x1c, W, 0xffff, 0x3020, YES),
+    (72, BR, Header, 0x20, L, u32::MAX, 0xfff0, NOT),
+    (73, BR, Header, 0x24, L, u32::MAX, 0xfff0, NOT),
+    (73, BR, Header, 0x28, L, u32::MAX, 0, NOT),
+    (73, BR, Header, 0x2c, L, u32::MAX, 0, NOT),
+    (74, BR, Header, 0x3e, W, 0xffff, 0, YES),
+];
+
+#[test]
+fn the_guarded_writes_of_the_series() {
+    for &(number, kind, place, offset, width, clear, set, arrives) in CASES {
+        for live_update in [false, true] {
+            let bus = live(kind);
+            let base = match place {
+                Header => 0,
+                Cap(id) => cap(&bus, HERE, id),
+            };
+            let access = at(base + offset, width);
+            let guard = Guarded::new(&bus);
+            if live_update {
+                guard.adopt(HERE, kind).unwrap();
+            }
+            let before = bus.peek(HERE, access);
+            let writes = bus.writes();
+            let result = guard.write(HERE, access, before & !clear | set);
+            let text = format!("row {number}, {kind:?}, at {offset:#x}: {result:?}");
+            if arrives || !live_update {
+                assert_eq!(result, Ok(()), "{text}");
+                assert_eq!(bus.writes(), writes + 1, "{text}");
+            } else {
+                assert!(matches!(result, Err(PciError::Refused { .. })), "{text}");
+                assert_eq!(bus.writes(), writes, "{text}");
+                assert_eq!(bus.peek(HERE, access), before, "{text}");
+            }
+        }
+    }
+    let numbers: std::collections::BTreeSet<_> = CASES.iter().map(|case| case.0).collect();
+    let without = [17, 29, 65, 67, 68];
+    let all = (1..=74).filter(|number| !without.contains(number));
+    assert!(numbers.into_iter().eq(all));
+}
