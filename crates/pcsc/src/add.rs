@@ -288,6 +288,11 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         let inference = Inference::new(&mut source).ok_or(unreadable)?;
         entry.set_map(&inference);
         entry.hold(|at| self.hardware(&entry.counters, function, at).ok());
+        // A function that became ready meanwhile was read in two states, and what it answered in
+        // the first is not its own.
+        if source.u32(0) != Some(identity) || source.u32(8) != Some(class) {
+            return Err(AddError::NotReady { function });
+        }
         Ok(())
     }
 

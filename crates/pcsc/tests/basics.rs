@@ -1,8 +1,8 @@
 //! What a caller sees of the cache, on simulated functions.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use kho_hal::sim::pci::{SimBus, SimFunction};
-use kho_hal::{PciConfigAccess, Sbdf};
+use kho_hal::sim::pci::{ResetKind, SimBus, SimFunction};
+use kho_hal::{Access, PciConfigAccess, Sbdf, Width};
 use kho_pcsc::{AddError, Cached, Reset};
 
 fn nic() -> SimFunction {
@@ -89,4 +89,28 @@ fn the_bypass_sees_hardware_and_still_invalidates() {
     assert_eq!(cache.read_u8(function, 0x3c).unwrap(), 0xff);
     cache.bypass().write_u8(function, 0x3c, 5).unwrap();
     assert_eq!(cache.read_u8(function, 0x3c).unwrap(), 5);
+}
+
+/// Whichever read of the walk is the first that a slow function answers: it is not taken for a
+/// virtual function, whose identity reads as ones for good.
+#[test]
+fn a_function_that_becomes_ready_while_it_is_added() {
+    for slow in 0..40 {
+        let bus = SimBus::new();
+        bus.add(at(0, 3), nic().slow_reset(slow));
+        bus.reset(at(0, 3), ResetKind::Cold);
+        let cache = Cached::new(&bus);
+        let _ = cache.add(at(0, 3));
+        // What is still slow after that answers for itself.
+        for _ in 0..slow {
+            cache.bypass().read_u32(at(0, 3), 0).unwrap();
+        }
+        let identity = Access::new(0, Width::U32).unwrap();
+        let identity = bus.peek(at(0, 3), identity);
+        assert_eq!(cache.read_u32(at(0, 3), 0), Ok(identity), "{slow}");
+        let vendor = cache.read_u16(at(0, 3), 0).unwrap();
+        let device = cache.read_u16(at(0, 3), 2).unwrap();
+        let found = u32::from(device) << 16 | u32::from(vendor);
+        assert_eq!(found, identity, "{slow}");
+    }
 }
