@@ -1,0 +1,144 @@
+//! Sequences after which a cached read must not differ from the hardware: what the specification
+//! says happens beside a write, and what other CPUs do at the same time.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests"
+)]
+
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use kho_core::Tracker;
+use kho_core::outgoing::Outgoing;
+use kho_hal::sim::pci::{ResetKind, SimBus, SimFunction, SriovShape};
+use kho_hal::sim::{SimAlloc, SimMemory};
+use kho_hal::{
+    Access, PageSize, PciConfigAccess, PciError, PhysAddr, PhysMem, PhysRange, Sbdf, Width,
+};
+use kho_pcsc::{Cached, Reset, Saved, Variant};
+
+const F0: Sbdf = Sbdf::from_bdf(0, 0x0008);
+const F1: Sbdf = Sbdf::from_bdf(0, 0x0009);
+const CHILD: Sbdf = Sbdf::from_bdf(0, 0x0108);
+
+fn acc(offset: u16, width: Width) -> Access {
+    Access::new(offset, width).unwrap()
+}
+
+/// Spec side effects that SimFunction does not model: run after each write.
+struct Hook<F>(SimBus, F);
+impl<F: Fn(&SimBus, Sbdf, Access, u32)> PciConfigAccess for Hook<F> {
+    fn read(&self, f: Sbdf, at: Access) -> Result<u32, PciError> {
+        self.0.read(f, at)
+    }
+    fn write(&self, f: Sbdf, at: Access, v: u32) -> Result<(), PciError> {
+        self.0.write(f, at, v)?;
+        (self.1)(&self.0, f, at, v);
+        Ok(())
+    }
+}
+
+fn shape() -> SriovShape {
+    SriovShape {
+        total: 4,
+        offset: [0x80, 0x80],
+        stride: [2, 1],
+        device: 1,
+        template: SimFunction::virtual_function(),
+    }
+}
+
+fn backdoor(function: SimFunction, offset: u16) {
+    let bus = SimBus::new();
+    bus.add(F0, function.with_backdoor(offset, 0x2c));
+    let cache = Cached::new(&bus);
+    cache.add(F0).unwrap();
+    cache.read_u32(F0, 0x2c).unwrap();
+    cache.write_u32(F0, offset, 0x0007_0007).unwrap();
+    assert_eq!(cache.read_u32(F0, 0x2c), Ok(0x0007_0007));
+}
+
+/// Stops a chosen access before it reaches the hardware until told to go on.
+struct Gate<'b> {
+    bus: &'b SimBus,
+    stop: (Sbdf, u16, bool),
+    arrived: Mutex<Option<Sender<()>>>,
+    go: Mutex<Receiver<()>>,
+}
+impl Gate<'_> {
+    fn wait(&self, f: Sbdf, at: Access, write: bool) {
+        if (f, at.offset(), write) != self.stop {
+            return;
+        }
+        let arrived = self.arrived.lock().unwrap().take();
+        if let Some(arrived) = arrived {
+            arrived.send(()).unwrap();
+            self.go.lock().unwrap().recv().unwrap();
+        }
+    }
+}
+impl PciConfigAccess for Gate<'_> {
+    fn read(&self, f: Sbdf, at: Access) -> Result<u32, PciError> {
+        self.wait(f, at, false);
+        self.bus.read(f, at)
+    }
+    fn write(&self, f: Sbdf, at: Access, v: u32) -> Result<(), PciError> {
+        self.wait(f, at, true);
+        self.bus.write(f, at, v)
+    }
+}
+
+/// Two nodes of the sub-blob that name the same page.
+#[test]
+fn two_functions_never_share_a_saved_page() {
+    let nic = || {
+        SimFunction::virtual_function()
+            .with_express(0)
+            .with_msix(4, 0)
+    };
+    let bus = SimBus::new();
+    let memory = SimMemory::new(PhysRange::new(PhysAddr::new(0x10_0000), 16 << 20)).unwrap();
+    let alloc = |from| {
+        SimAlloc::new(
+            &memory,
+            PageSize::Size4K,
+            [PhysRange::new(PhysAddr::new(from), 8 << 20).unwrap()],
+        )
+    };
+    let pages = alloc(0x10_0000);
+    let cache = Cached::in_pages(&bus, &memory, &pages, PageSize::Size4K);
+    for f in [F0, F1] {
+        bus.add(f, nic());
+        cache.add(f).unwrap();
+    }
+    let outgoing =
+        Outgoing::new(Tracker::new(&memory, &pages, PageSize::Size4K, &[]).unwrap()).unwrap();
+    cache.save(&outgoing).unwrap();
+    let range = outgoing.find("pcsc").unwrap();
+    let mut blob = vec![0; range.size() as usize];
+    memory.read(range.start(), &mut blob).unwrap();
+    let saved = Saved::read(&blob, Variant::Extended).unwrap();
+    let (a, b) = (
+        saved.find(F0).unwrap().as_u64().to_le_bytes(),
+        saved.find(F1).unwrap().as_u64().to_le_bytes(),
+    );
+    let place = blob.windows(8).position(|w| w == b).unwrap();
+    blob[place..place + 8].copy_from_slice(&a);
+    let mut saved = Saved::read(&blob, Variant::Extended).unwrap();
+    saved.confirm(|addr| addr.as_u64() % 0x1000 == 0);
+    let second = alloc(0x90_0000);
+    let cache = Cached::in_pages(&bus, &memory, &second, PageSize::Size4K).with_saved(saved);
+    let _ = (cache.add(F0), cache.add(F1));
+    // MSI-X control differs between the two.
+    let msix = (0x40..0x100)
+        .step_by(4)
+        .find(|o| bus.peek(F0, acc(*o, Width::U8)) == 0x11)
+        .unwrap();
+    cache.write_u16(F0, msix + 2, 0x8000).unwrap();
+    assert_eq!(cache.read_u16(F0, msix + 2), Ok(0x8003));
+    assert_eq!(cache.read_u16(F1, msix + 2), Ok(0x0003));
+    assert_eq!(cache.read_u16(F0, msix + 2), Ok(0x8003));
+}
