@@ -51,6 +51,51 @@ fn shape() -> SriovShape {
     }
 }
 
+/// PCI Express Base 5.0, 9.3.3.3.5: ARI Capable Hierarchy stands only in the lowest-numbered physical
+/// function and affects all of them.
+#[test]
+fn ari_hierarchy_of_pf0_moves_the_vfs_of_pf1() {
+    let bus = SimBus::new();
+    for f in [F0, F1] {
+        bus.add(
+            f,
+            SimFunction::endpoint(1, 2)
+                .multifunction()
+                .with_express(0)
+                .with_sriov(shape()),
+        );
+    }
+    let hooked = Hook(bus, |bus: &SimBus, f: Sbdf, at: Access, v: u32| {
+        if f == F0 && at.offset() == 0x108 {
+            bus.poke(
+                F1,
+                acc(0x116, Width::U16),
+                if v & 0x10 != 0 { 1 } else { 2 },
+            );
+        }
+    });
+    let cache = Cached::new(&hooked);
+    cache.add(F0).unwrap();
+    cache.add(F1).unwrap();
+    cache.write_u16(F1, 0x110, 4).unwrap();
+    assert_eq!(cache.read_u16(F1, 0x116), Ok(2));
+    cache.write_u16(F0, 0x108, 0x10).unwrap();
+    assert_eq!(cache.read_u16(F1, 0x116), Ok(1));
+}
+
+/// PCI Express Base 5.0, 7.5.1.2.4: the device sets the validation status (3:1) and its details (7:4).
+#[test]
+fn rom_validation_status_is_the_devices() {
+    let bus = SimBus::new();
+    bus.add(F0, SimFunction::endpoint(1, 2).with_rom(16));
+    bus.poke(F0, acc(0x30, Width::U32), 0xfe00_0002);
+    let cache = Cached::new(&bus);
+    cache.add(F0).unwrap();
+    assert_eq!(cache.read_u32(F0, 0x30), Ok(0xfe00_0002));
+    bus.poke(F0, acc(0x30, Width::U32), 0xfe00_0006);
+    assert_eq!(cache.read_u32(F0, 0x30), Ok(0xfe00_0006));
+}
+
 fn backdoor(function: SimFunction, offset: u16) {
     let bus = SimBus::new();
     bus.add(F0, function.with_backdoor(offset, 0x2c));
