@@ -10,7 +10,7 @@ use crate::CapId;
 /// Where the register of a rule is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// In the header of a bridge (header type 1).
+    /// In the header of a bridge (header type 1 or 2).
     Bridge,
     /// In this capability.
     In(CapId),
@@ -121,6 +121,8 @@ pub const RULES: &[Rule] = &[
          &[Effect::Capability(CapId::Extended(0x0010))]),
     // Downstream port containment: software trigger.
     rule(extended(0x001d), (6, 7), 0x0040, Trigger::Set, &[Effect::Below]),
+    // Its status, when the trigger is cleared: the link was down until now.
+    rule(extended(0x001d), (8, 9), 0x0001, Trigger::Set, &[Effect::Below]),
 ];
 
 /// Capabilities whose registers mean what the vendor says: a write can do anything.

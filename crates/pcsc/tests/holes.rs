@@ -96,6 +96,30 @@ fn rom_validation_status_is_the_devices() {
     assert_eq!(cache.read_u32(F0, 0x30), Ok(0xfe00_0006));
 }
 
+/// PC Card Standard, CardBus bridges: bus numbers and the reset bit stand where a PCI bridge has them.
+#[test]
+fn a_cardbus_bridge_moves_what_is_below() {
+    let bus = SimBus::new();
+    let mut bytes = vec![0u8; 256];
+    bytes[..4].copy_from_slice(&[1, 0, 2, 0]);
+    bytes[0x0b] = 6;
+    bytes[0x0a] = 7;
+    bytes[0x0e] = 2;
+    bus.add(
+        F0,
+        SimFunction::from_bytes(&bytes).with_register(0x18, 4, 0x0001_0100, u32::MAX, 0),
+    );
+    bus.add_behind(F0, CHILD, SimFunction::conventional(3, 4).with_bar32(0, 12));
+    let cache = Cached::new(&bus);
+    cache.add(F0).unwrap();
+    cache.add(CHILD).unwrap();
+    cache.write_u32(F0, 0x18, 0x0002_0200).unwrap();
+    assert_eq!(
+        cache.read_u32(CHILD, 0),
+        Ok(bus.peek(CHILD, acc(0, Width::U32)))
+    );
+}
+
 fn backdoor(function: SimFunction, offset: u16) {
     let bus = SimBus::new();
     bus.add(F0, function.with_backdoor(offset, 0x2c));
@@ -104,6 +128,31 @@ fn backdoor(function: SimFunction, offset: u16) {
     cache.read_u32(F0, 0x2c).unwrap();
     cache.write_u32(F0, offset, 0x0007_0007).unwrap();
     assert_eq!(cache.read_u32(F0, 0x2c), Ok(0x0007_0007));
+}
+
+/// PCI Express Base 5.0, 6.2.10: the link is down until software clears the trigger status.
+#[test]
+fn containment_that_ends_was_a_reset_below() {
+    let bus = SimBus::new();
+    bus.add(
+        F0,
+        SimFunction::bridge(1, 2, 1, 1)
+            .with_express(4)
+            .with_dpc(false),
+    );
+    bus.add_behind(F0, CHILD, SimFunction::endpoint(3, 4).with_bar32(0, 16));
+    let cache = Cached::new(&bus);
+    cache.add(F0).unwrap();
+    cache.add(CHILD).unwrap();
+    cache.write_u32(CHILD, 0x10, 0xfe00_0000).unwrap();
+    cache.read_u32(CHILD, 0x10).unwrap();
+    bus.poke(F0, acc(0x108, Width::U16), 1);
+    bus.reset(CHILD, ResetKind::Function);
+    cache.write_u16(F0, 0x108, 1).unwrap();
+    assert_eq!(
+        cache.read_u32(CHILD, 0x10),
+        Ok(bus.peek(CHILD, acc(0x10, Width::U32)))
+    );
 }
 
 /// Stops a chosen access before it reaches the hardware until told to go on.
