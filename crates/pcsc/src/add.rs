@@ -284,9 +284,17 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         if identity == 0xffff_0001 {
             return Err(AddError::NotReady { function });
         }
+        // It may have become ready between the two reads, and only a virtual function shows ones.
+        let identity = match identity {
+            u32::MAX => source.u32(0).ok_or(unreadable)?,
+            identity => identity,
+        };
         entry.set_identity(identity, class);
         let inference = Inference::new(&mut source).ok_or(unreadable)?;
         entry.set_map(&inference);
+        if entry.is_bridge() {
+            entry.set_buses(self.buses_below(function));
+        }
         entry.hold(|at| self.hardware(&entry.counters, function, at).ok());
         Ok(())
     }

@@ -19,7 +19,8 @@ pub enum Reset {
     /// One function, by its own means: function-level, Advanced Features, D3hot to D0, or a way
     /// that only its driver knows. Constant registers are kept for when it is back.
     Function,
-    /// One function lost power (D3cold), or firmware acted on it. Nothing is kept.
+    /// One function lost power (D3cold), or firmware acted on it. Nothing is kept, of it or of
+    /// what is below it.
     Power,
     /// The functions on these buses of the bridge's segment: slot or secondary bus reset, link
     /// down, hot-plug. Nothing is kept. Inclusive bus numbers; the bridge's own bus is spared.
@@ -147,7 +148,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
     /// its segment: what it does to them would go unnoticed.
     pub fn forget(&self, function: Sbdf) {
         if let Some(entry) = self.index.find(function) {
-            let below = entry.is_bridge().then(|| self.buses_below(function));
+            let below = entry.is_bridge().then(|| self.buses_ever_below(function));
             self.forget_with_below(entry, below);
         }
     }
@@ -185,7 +186,14 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
                     _ => Keep::Nothing,
                 };
                 if let Some(function) = self.index.find(function) {
+                    let place = function.place();
+                    let below = (reset == Reset::Power && function.is_bridge())
+                        .then(|| self.buses_ever_below(place));
                     self.reset_one(function, keep);
+                    if let Some(below) = below {
+                        // Its bus numbers are gone, or will be.
+                        self.reset_buses(place, below, false);
+                    }
                     if function.has_virtual_functions() {
                         self.forget_virtual_functions(function.place().segment());
                     }
@@ -195,7 +203,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
                 self.reset_buses(function, (first, last), false);
             }
             Reset::Below => {
-                self.reset_buses(function, self.buses_below(function), false);
+                self.reset_buses(function, self.buses_ever_below(function), false);
             }
         }
     }
@@ -381,9 +389,17 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         let buses = self.buses_of(place, &plan);
         self.apply(function, at, &plan, buses, false);
         let result = self.access.write(place, at, value);
+        if result.is_err() {
+            // What the plan noted as written may not be there.
+            function.unhold();
+        }
         let buses = match buses {
             // Bus numbers may have changed: those from before the write and those from after it.
-            Some(before) if plan.renumber() => Some(join(before, self.buses_below(place))),
+            Some(before) if plan.renumber() => {
+                let after = self.buses_below(place);
+                function.set_buses(after);
+                Some(join(before, after))
+            }
             buses => buses,
         };
         self.apply(function, at, &plan, buses, true);
@@ -393,7 +409,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
 }
 
 /// The smallest range that holds both.
-fn join(a: (u8, u8), b: (u8, u8)) -> (u8, u8) {
+pub(crate) fn join(a: (u8, u8), b: (u8, u8)) -> (u8, u8) {
     (a.0.min(b.0), a.1.max(b.1))
 }
 

@@ -5,7 +5,7 @@ use core::ops::Range;
 use kho_hal::{Access, PciConfigAccess, Sbdf};
 
 use crate::CapId;
-use crate::cache::Cached;
+use crate::cache::{Cached, join};
 use crate::function::{Function, Keep, Kind};
 use crate::infer::Region;
 use crate::rules::{Effect, Place, RULES, Rule, Trigger, VENDORS_OWN};
@@ -208,6 +208,13 @@ impl<C: PciConfigAccess> Cached<'_, C> {
             }
             _ => above,
         }
+    }
+
+    /// As the bridge says now, and as it said when its bus numbers were last learned: it loses
+    /// them with its power. Everything beside its own bus if they were never learned.
+    pub(crate) fn buses_ever_below(&self, bridge: Sbdf) -> (u8, u8) {
+        let known = self.index.find(bridge).and_then(Function::buses);
+        known.map_or((0, u8::MAX), |known| join(known, self.buses_below(bridge)))
     }
 
     /// Resets or forgets what is on these buses of the bridge's segment, but for the bridge's own

@@ -96,6 +96,57 @@ fn rom_validation_status_is_the_devices() {
     assert_eq!(cache.read_u32(F0, 0x30), Ok(0xfe00_0006));
 }
 
+/// PCI Express Base 5.0, 2.3.1.1 and 6.6.1: a device that is not ready answers nothing, and then does.
+#[test]
+fn a_device_that_becomes_ready_while_it_is_added_is_no_virtual_function() {
+    let bus = SimBus::new();
+    bus.add(
+        F0,
+        SimFunction::endpoint(0x8086, 2)
+            .with_bar32(0, 16)
+            .slow_reset(1),
+    );
+    bus.reset(F0, ResetKind::Cold);
+    let cache = Cached::new(&bus);
+    let _ = cache.add(F0);
+    assert_eq!(cache.read_u32(F0, 0), Ok(bus.peek(F0, acc(0, Width::U32))));
+}
+
+/// PCI-to-PCI Bridge 1.2, 3.2.5.3: bus numbers are 0 after a reset, so nothing below answers.
+#[test]
+fn power_loss_of_a_bridge_is_the_end_of_what_is_below() {
+    let bus = SimBus::new();
+    bus.add(F0, SimFunction::bridge(1, 2, 0, 0).with_express(4));
+    bus.add_behind(F0, CHILD, SimFunction::endpoint(3, 4).with_bar32(0, 16));
+    let cache = Cached::new(&bus);
+    cache.add(F0).unwrap();
+    cache.write_u32(F0, 0x18, 0x0001_0100).unwrap();
+    cache.add(CHILD).unwrap();
+    cache.read_u32(CHILD, 0x10).unwrap();
+    bus.reset(F0, ResetKind::Cold);
+    cache.reset(F0, Reset::Power);
+    cache.reset(F0, Reset::Below);
+    assert_eq!(
+        cache.read_u32(CHILD, 0x10),
+        Ok(bus.peek(CHILD, acc(0x10, Width::U32)))
+    );
+}
+
+/// PCI-to-PCI Bridge 1.2, 3.2.5.3: what was below is not found by asking the bridge.
+#[test]
+fn forgetting_a_bridge_that_lost_its_numbers_forgets_what_is_below() {
+    let bus = SimBus::new();
+    bus.add(F0, SimFunction::bridge(1, 2, 0, 0).with_express(4));
+    bus.add_behind(F0, CHILD, SimFunction::endpoint(3, 4).with_bar32(0, 16));
+    let cache = Cached::new(&bus);
+    cache.add(F0).unwrap();
+    cache.write_u32(F0, 0x18, 0x0001_0100).unwrap();
+    cache.add(CHILD).unwrap();
+    bus.reset(F0, ResetKind::Cold);
+    cache.forget(F0);
+    assert_eq!(cache.read_u32(CHILD, 0), Ok(u32::MAX));
+}
+
 /// PC Card Standard, CardBus bridges: bus numbers and the reset bit stand where a PCI bridge has them.
 #[test]
 fn a_cardbus_bridge_moves_what_is_below() {
@@ -128,6 +179,30 @@ fn backdoor(function: SimFunction, offset: u16) {
     cache.read_u32(F0, 0x2c).unwrap();
     cache.write_u32(F0, offset, 0x0007_0007).unwrap();
     assert_eq!(cache.read_u32(F0, 0x2c), Ok(0x0007_0007));
+}
+
+/// PCI Express Base 5.0, 7.5.3.16: forwarding still holds when the write that ends it fails.
+#[test]
+fn a_failed_write_is_not_taken_for_done() {
+    let bus = SimBus::new();
+    bus.add(
+        F0,
+        SimFunction::bridge(1, 2, 1, 1)
+            .with_express(4)
+            .with_ari_forwarding(),
+    );
+    bus.add_behind(F0, CHILD, SimFunction::endpoint(3, 4));
+    let control = 0x40 + 0x28;
+    let cache = Cached::new(&bus);
+    cache.add(F0).unwrap();
+    cache.write_u16(F0, control, 0x20).unwrap();
+    cache.add(CHILD).unwrap();
+    bus.fail_next(2); // the look at the bus numbers, and the write
+    assert!(cache.write_u16(F0, control, 0).is_err());
+    let _ = cache.add(CHILD);
+    assert_eq!(cache.read_u32(CHILD, 0), Ok(0x0004_0003));
+    cache.write_u16(F0, control, 0).unwrap();
+    assert_eq!(cache.read_u32(CHILD, 0), Ok(u32::MAX));
 }
 
 /// PCI Express Base 5.0, 6.2.10: the link is down until software clears the trigger status.
