@@ -117,7 +117,7 @@ impl Function<'_> {
         let touches = |r: &Region| at.offset() < r.end && at.end() > r.start;
         let mut listed = at.end() <= 0x40;
         for region in self.regions().filter(touches) {
-            listed |= at.offset() >= region.start && at.end() <= region.end;
+            listed |= at.offset() >= region.start && at.end() <= self.sure_end(region);
             plan.range(region.start..region.end);
             if entry_of(region.id).is_none() || VENDORS_OWN.contains(&region.id) {
                 plan.everything = true;
@@ -143,6 +143,37 @@ impl Function<'_> {
             }
         }
         plan
+    }
+
+    /// One past the last byte that belongs to the capability for certain, whatever its version
+    /// and options; a page that does not know them makes it shorter.
+    fn sure_end(&self, region: Region) -> u16 {
+        let word = |at: u16| {
+            let at = Access::new(region.start.saturating_add(at), kho_hal::Width::U16).ok()?;
+            self.page_value(at)
+        };
+        let length = match region.id {
+            CapId::Standard(0x05) => match word(2).map_or(0, |flags| flags & 0x180) {
+                0 => 0x0a,
+                0x80 => 0x0e,
+                0x100 => 0x14,
+                _ => 0x18,
+            },
+            CapId::Standard(0x10) => match word(2).map_or(0, |flags| flags & 15) {
+                2.. => 0x3c,
+                _ => 0x14,
+            },
+            CapId::Extended(0x000d) => 0x08,
+            CapId::Extended(0x0015 | 0x0024) => match word(8) {
+                Some(control) => 4 + 8 * (control as u16 >> 5 & 7),
+                None => 0x0c,
+            },
+            CapId::Extended(0x0017) => 0x0c,
+            CapId::Extended(0x001d) => 0x0c,
+            CapId::Standard(0x14) | CapId::Extended(0x0005) => 4,
+            _ => u16::MAX,
+        };
+        region.end.min(region.start.saturating_add(length))
     }
 
     fn note_effect(&self, plan: &mut Plan, effect: Effect) {

@@ -484,6 +484,17 @@ impl<'m> Function<'m> {
         self.is_constant(at).then(|| self.page_register(at))?
     }
 
+    /// What stands in the page, known or not: for registers that were read when the function was
+    /// added, and bits of them that never change.
+    pub(crate) fn page_value(&self, at: Access) -> Option<u32> {
+        let value = self
+            .space
+            .get()?
+            .value(at.offset())?
+            .load(Ordering::Acquire);
+        Some((value >> (8 * (at.offset() & 7))) as u32 & at.width().mask())
+    }
+
     /// The value in the page, if every byte is known there and may be answered.
     pub(crate) fn page_register(&self, at: Access) -> Option<u32> {
         let (word, mask) = word_mask(at);

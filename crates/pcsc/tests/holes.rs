@@ -181,6 +181,32 @@ fn backdoor(function: SimFunction, offset: u16) {
     assert_eq!(cache.read_u32(F0, 0x2c), Ok(0x0007_0007));
 }
 
+/// PCI Express Base 5.0, 7.9: bytes behind the last capability are not defined.
+#[test]
+fn vendor_registers_behind_the_last_extended_capability() {
+    backdoor(
+        SimFunction::endpoint(1, 2).with_express(0).with_acs(0x5f),
+        0xf00,
+    );
+}
+
+/// PCI Express Base 1.1, 7.8: an endpoint has no slot, root or version 2 registers.
+#[test]
+fn vendor_registers_behind_a_version_1_express_capability() {
+    let mut function = SimFunction::endpoint(1, 2);
+    let at = function.capability(0x10, 0x14);
+    backdoor(function.with_register(at + 2, 2, 1, 0, 0), at + 0x30);
+}
+
+/// PCI Local Bus 3.0, 6.8.1: the message control says how long the capability is.
+#[test]
+fn vendor_registers_behind_a_short_msi_capability() {
+    backdoor(
+        SimFunction::conventional(1, 2).with_msi(false, false, 0),
+        0x50,
+    );
+}
+
 /// PCI Express Base 5.0, 7.5.3.16: forwarding still holds when the write that ends it fails.
 #[test]
 fn a_failed_write_is_not_taken_for_done() {
