@@ -246,6 +246,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         }
         let was_bridge = entry.is_bridge();
         let now = entry.enter(Kind::Adding);
+        core::sync::atomic::fence(Ordering::SeqCst);
         let added = match self.infer(entry, function, policy) {
             Ok(()) if entry.advance(now, Kind::Active) => {
                 entry.publish(now.active());
@@ -255,6 +256,11 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
             Ok(()) => AddError::Interrupted { function },
             Err(error) => error,
         };
+        let state = entry.state();
+        if state != now && !matches!(state.kind(), Kind::Vacant | Kind::Adding) {
+            // Another addition was faster, and the function is in.
+            return Ok(how);
+        }
         self.forget_with_below(entry, was_bridge.then(|| every_bus_above(function)));
         Err(added)
     }
@@ -272,7 +278,9 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         entry.flags.store(policy, Ordering::Release);
         let mut source = |at: Access| {
             let value = self.hardware(&entry.counters, function, at).ok()?;
-            entry.prefill(at, value);
+            if !self.has_strangers() {
+                entry.prefill(at, value);
+            }
             Some(value)
         };
         let unreadable = AddError::Unreadable { function };

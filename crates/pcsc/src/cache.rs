@@ -1,6 +1,6 @@
 //! The cache as an access method.
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 use kho_hal::{Access, PageAlloc, PageSize, PciConfigAccess, PciError, PhysMem, Sbdf};
 
@@ -54,6 +54,8 @@ pub struct Cached<'m, C> {
     pub(crate) access: C,
     pub(crate) index: Index<'m>,
     enabled: AtomicBool,
+    /// Writes under way to functions that were not in the cache when they began.
+    strangers: AtomicU64,
     clock: Option<fn() -> u64>,
     pub(crate) pages: Option<Pages<'m>>,
     pub(crate) saved: Option<crate::persist::Saved>,
@@ -68,6 +70,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
             access,
             index: Index::new(),
             enabled: AtomicBool::new(true),
+            strangers: AtomicU64::new(0),
             clock: None,
             pages: None,
             saved: None,
@@ -340,6 +343,9 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
             return self.hardware(&function.counters, place, at);
         }
         function.counters.misses.bump();
+        if self.has_strangers() {
+            return self.hardware(&function.counters, place, at);
+        }
         let Some(ticket) = function.claim(at, Kind::Active) else {
             return self.hardware(&function.counters, place, at);
         };
@@ -374,15 +380,54 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
                 .is_ok_and(|seen| seen == class && seen != u32::MAX)
     }
 
+    /// A write to a function that is not in the cache, but may be when it is done.
+    fn write_strange(&self, place: Sbdf, at: Access, value: u32) -> Result<(), PciError> {
+        let before = self.index.find(place);
+        before
+            .map_or(&self.other, |function| &function.counters)
+            .writes
+            .bump();
+        let result = self.access.write(place, at, value);
+        if let Some(function) = self.index.find(place)
+            && function.state().kind() != Kind::Vacant
+        {
+            self.reset_one(function, Keep::Nothing);
+            if function.is_bridge() {
+                self.reset_buses(place, every_bus_above(place), true);
+            }
+            if function.has_virtual_functions() {
+                self.forget_virtual_functions(place.segment());
+            }
+        }
+        result
+    }
+
+    /// Whether writes are under way to functions that were not in the cache when they began:
+    /// nothing is stored meanwhile.
+    pub(crate) fn has_strangers(&self) -> bool {
+        self.strangers.load(Ordering::SeqCst) != 0
+    }
+
     fn write_through(&self, place: Sbdf, at: Access, value: u32) -> Result<(), PciError> {
-        let Some(function) = self.index.find(place) else {
-            self.other.writes.bump();
+        let known = |function: &&Function<'m>| function.state().kind() != Kind::Vacant;
+        let mut found = self.index.find(place).filter(known);
+        if found.is_none() {
+            // Counted in before the second look, and an addition looks at the count after it has
+            // begun: so one of the two sees the other.
+            self.strangers.fetch_add(1, Ordering::SeqCst);
+            fence(Ordering::SeqCst);
+            found = self.index.find(place).filter(known);
+            if found.is_none() {
+                let result = self.write_strange(place, at, value);
+                self.strangers.fetch_sub(1, Ordering::SeqCst);
+                return result;
+            }
+            self.strangers.fetch_sub(1, Ordering::SeqCst);
+        }
+        let Some(function) = found else {
             return self.access.write(place, at, value);
         };
         function.counters.writes.bump();
-        if function.state().kind() == Kind::Vacant {
-            return self.access.write(place, at, value);
-        }
         self.map(function);
         function.begin_write();
         let plan = function.plan(at, value);

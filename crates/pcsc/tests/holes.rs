@@ -286,6 +286,54 @@ impl PciConfigAccess for Gate<'_> {
     }
 }
 
+/// The promise of the cache: a write is seen by every read that begins after it.
+#[test]
+fn a_write_that_began_before_the_function_was_added() {
+    let bus = SimBus::new();
+    bus.add(F0, SimFunction::endpoint(3, 4).with_bar32(0, 16));
+    let ((arrived, has_arrived), (release, go)) = (channel(), channel());
+    let gate = Gate {
+        bus: &bus,
+        stop: (F0, 0x10, true),
+        arrived: Mutex::new(Some(arrived)),
+        go: Mutex::new(go),
+    };
+    let cache = Cached::new(gate);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| cache.write_u32(F0, 0x10, 0xfe00_0000).unwrap());
+        has_arrived.recv().unwrap();
+        cache.add(F0).unwrap();
+        assert_eq!(cache.read_u32(F0, 0x10), Ok(0));
+        release.send(()).unwrap();
+        writer.join().unwrap();
+    });
+    assert_eq!(cache.read_u32(F0, 0x10), Ok(0xfe00_0000));
+}
+
+/// The promise of the cache: a function that was added stays until it is taken out.
+#[test]
+fn two_additions_at_once_leave_the_one_that_succeeded() {
+    let bus = SimBus::new();
+    bus.add(F0, SimFunction::bridge(1, 2, 1, 1).with_express(4));
+    bus.add_behind(F0, CHILD, SimFunction::endpoint(3, 4));
+    let ((arrived, has_arrived), (release, go)) = (channel(), channel());
+    let gate = Gate {
+        bus: &bus,
+        stop: (F0, 0x34, false),
+        arrived: Mutex::new(Some(arrived)),
+        go: Mutex::new(go),
+    };
+    let cache = Cached::new(gate);
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| cache.add(F0));
+        has_arrived.recv().unwrap();
+        cache.add(F0).unwrap();
+        release.send(()).unwrap();
+        let _ = slow.join().unwrap();
+    });
+    assert!(cache.contains(F0), "added, and nobody took it out");
+}
+
 /// Two nodes of the sub-blob that name the same page.
 #[test]
 fn two_functions_never_share_a_saved_page() {
