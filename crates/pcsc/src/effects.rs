@@ -26,6 +26,9 @@ pub(crate) struct Plan {
     below: bool,
     renumber: bool,
     virtual_functions: bool,
+    links: bool,
+    /// The function is being added: what it is, and so what a write does, is not known.
+    unclear: bool,
 }
 
 impl Plan {
@@ -124,6 +127,8 @@ impl Function<'_> {
             }
         }
         plan.everything |= !listed;
+        plan.unclear = self.state().kind() == Kind::Adding;
+        plan.everything |= plan.unclear;
         let held = self.held.load(Ordering::Acquire);
         for (index, rule) in RULES.iter().enumerate() {
             for base in self.bases(rule.place) {
@@ -182,6 +187,17 @@ impl Function<'_> {
             Effect::Below => plan.below |= self.is_bridge(),
             Effect::Renumber => plan.renumber |= self.is_bridge(),
             Effect::VirtualFunctions => plan.virtual_functions |= self.has_virtual_functions(),
+            Effect::Links => plan.links = true,
+            Effect::MessageNumbers => {
+                for region in self.regions() {
+                    match region.id {
+                        CapId::Standard(0x10) => plan.range(region.start + 3..region.start + 4),
+                        CapId::Extended(0x001d) => plan.range(region.start + 4..region.start + 5),
+                        CapId::Extended(0x0010) => plan.range(region.start + 4..region.start + 8),
+                        _ => {}
+                    }
+                }
+            }
             Effect::Bars => plan.range(0x10..0x28),
             Effect::Capability(id) => {
                 for region in self.regions().filter(|region| region.id == id) {
@@ -266,6 +282,20 @@ impl<C: PciConfigAccess> Cached<'_, C> {
         }
     }
 
+    /// Invalidates the link capabilities of every function on the bus.
+    fn forget_links(&self, function: &Function<'_>) {
+        let place = function.place();
+        for other in self.index.all() {
+            if other.place().segment() == place.segment() && other.place().bus() == place.bus() {
+                self.map(other);
+                if let Some(link) = other.region(CapId::Standard(0x10)) {
+                    let first = link.start.saturating_add(0x0c);
+                    other.invalidate(first..first.saturating_add(4), Keep::Constants);
+                }
+            }
+        }
+    }
+
     /// Forgets the functions of a segment that have no vendor: those are virtual.
     pub(crate) fn forget_virtual_functions(&self, segment: u32) {
         for function in self.index.all() {
@@ -301,6 +331,16 @@ impl<C: PciConfigAccess> Cached<'_, C> {
             }
         }
         if plan.virtual_functions {
+            self.forget_virtual_functions(function.place().segment());
+        }
+        if plan.links {
+            self.forget_links(function);
+        }
+        if plan.unclear {
+            // The addition fails, for it may have read what was there before.
+            function.enter_if(|kind| (kind == Kind::Adding).then_some(Kind::Vacant));
+            function.unhold();
+            self.reset_buses(function.place(), every_bus_above(function.place()), true);
             self.forget_virtual_functions(function.place().segment());
         }
         if let Some(buses) = buses {

@@ -302,7 +302,9 @@ const MSI: &[Row] = &[
 
 /// Version 1 ends where the port type lets it end; version 2 always has all registers.
 const EXPRESS: &[Row] = &[
-    c(0x02, 0x05), // flags, device capabilities low
+    c(0x02, 0x02), // version, port type
+    w(0x03, 0x03), // slot, interrupt message number
+    c(0x04, 0x05), // device capabilities low
     c(0x06, 0x07).ports(NO_CAPTURE),
     w(0x08, 0x09),                       // device control
     w(0x0c, 0x11).when(0x02, 0x000f, 2), // link capabilities and control
@@ -424,7 +426,8 @@ pub const EXTENDED: &[Entry] = &[
         "downstream port containment",
         Len::ToNext,
         &[
-            c(0x04, 0x05),
+            w(0x04, 0x04), // interrupt message number
+            c(0x05, 0x05),
             w(0x06, 0x07),
             // RP PIO mask, severity, system error, exception
             w(0x10, 0x1f).when(0x04, 0x0020, 0x0020),

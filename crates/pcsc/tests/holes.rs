@@ -51,6 +51,46 @@ fn shape() -> SriovShape {
     }
 }
 
+/// PCI Express Base 5.0, 7.5.3.2: the interrupt message number is updated when software writes
+/// Multiple Message Enable.
+#[test]
+fn interrupt_message_number_follows_msi_control() {
+    let bus = SimBus::new();
+    bus.add(
+        F0,
+        SimFunction::bridge(1, 2, 1, 1)
+            .with_msi(true, false, 5)
+            .with_express(4)
+            .with_dpc(false),
+    );
+    let (msi, express, dpc) = (0x40u16, 0x50u16, 0x100u16);
+    assert_eq!(bus.peek(F0, acc(express, Width::U8)), 0x10);
+    let hooked = Hook(bus, |bus: &SimBus, f: Sbdf, at: Access, v: u32| {
+        if at.offset() == msi + 2 {
+            let number = if v >> 4 & 7 != 0 { 3 } else { 0 };
+            let flags = bus.peek(f, acc(express + 2, Width::U16)) & !0x3e00 | number << 9;
+            bus.poke(f, acc(express + 2, Width::U16), flags);
+            let cap = bus.peek(f, acc(dpc + 4, Width::U16)) & !0x1f | number;
+            bus.poke(f, acc(dpc + 4, Width::U16), cap);
+        }
+    });
+    let cache = Cached::new(&hooked);
+    cache.add(F0).unwrap();
+    cache.read_u16(F0, express + 2).unwrap();
+    cache.read_u16(F0, dpc + 4).unwrap();
+    cache.write_u16(F0, msi + 2, 0x21).unwrap();
+    assert_eq!(
+        u32::from(cache.read_u16(F0, dpc + 4).unwrap()),
+        hooked.0.peek(F0, acc(dpc + 4, Width::U16)),
+        "DPC capability"
+    );
+    assert_eq!(
+        u32::from(cache.read_u16(F0, express + 2).unwrap()),
+        hooked.0.peek(F0, acc(express + 2, Width::U16)),
+        "PCIe flags"
+    );
+}
+
 /// PCI Express Base 5.0, 9.3.3.3.5: ARI Capable Hierarchy stands only in the lowest-numbered physical
 /// function and affects all of them.
 #[test]
@@ -81,6 +121,31 @@ fn ari_hierarchy_of_pf0_moves_the_vfs_of_pf1() {
     assert_eq!(cache.read_u16(F1, 0x116), Ok(2));
     cache.write_u16(F0, 0x108, 0x10).unwrap();
     assert_eq!(cache.read_u16(F1, 0x116), Ok(1));
+}
+
+/// PCI Express Base 5.0, 7.5.3.7 and 7.5.3.6: exit latencies follow the common clock configuration, which is
+/// one for the whole device.
+#[test]
+fn common_clock_in_f1_changes_exit_latency_in_f0() {
+    let bus = SimBus::new();
+    for f in [F0, F1] {
+        bus.add(
+            f,
+            SimFunction::endpoint(1, 2).multifunction().with_express(0),
+        );
+    }
+    let hooked = Hook(bus, |bus: &SimBus, f: Sbdf, at: Access, v: u32| {
+        if f == F1 && at.offset() == 0x50 && v & 0x40 != 0 {
+            bus.poke(F0, acc(0x4c, Width::U32), 0x0041_2044);
+        }
+    });
+    let cache = Cached::new(&hooked);
+    cache.add(F0).unwrap();
+    cache.add(F1).unwrap();
+    cache.write_u16(F0, 0x50, 0x40).unwrap();
+    cache.read_u32(F0, 0x4c).unwrap();
+    cache.write_u16(F1, 0x50, 0x40).unwrap();
+    assert_eq!(cache.read_u32(F0, 0x4c), Ok(0x0041_2044));
 }
 
 /// PCI Express Base 5.0, 7.5.1.2.4: the device sets the validation status (3:1) and its details (7:4).
@@ -308,6 +373,36 @@ fn a_write_that_began_before_the_function_was_added() {
         writer.join().unwrap();
     });
     assert_eq!(cache.read_u32(F0, 0x10), Ok(0xfe00_0000));
+}
+
+/// PCI-to-PCI Bridge 1.2, 3.2.5: bus numbers decide who answers below.
+#[test]
+fn a_bus_number_written_while_the_bridge_is_added_anew() {
+    let bus = SimBus::new();
+    bus.add(F0, SimFunction::bridge(1, 2, 1, 1).with_express(4));
+    bus.add_behind(F0, CHILD, SimFunction::endpoint(3, 4));
+    let ((arrived, has_arrived), (release, go)) = (channel(), channel());
+    let gate = Gate {
+        bus: &bus,
+        stop: (F0, 0x34, false),
+        arrived: Mutex::new(None),
+        go: Mutex::new(go),
+    };
+    let cache = Cached::new(gate);
+    cache.add(F0).unwrap();
+    cache.add(CHILD).unwrap();
+    *cache.inner().arrived.lock().unwrap() = Some(arrived);
+    std::thread::scope(|scope| {
+        let adder = scope.spawn(|| cache.add(F0));
+        has_arrived.recv().unwrap();
+        cache.write_u32(F0, 0x18, 0x0002_0200).unwrap();
+        release.send(()).unwrap();
+        let _ = adder.join().unwrap();
+    });
+    assert_eq!(
+        cache.read_u32(CHILD, 0),
+        Ok(bus.peek(CHILD, acc(0, Width::U32)))
+    );
 }
 
 /// The promise of the cache: a function that was added stays until it is taken out.
