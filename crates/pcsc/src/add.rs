@@ -246,6 +246,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         }
         let was_bridge = entry.is_bridge();
         let now = entry.enter(Kind::Adding);
+        core::sync::atomic::fence(Ordering::SeqCst);
         let added = match self.infer(entry, function, policy) {
             Ok(()) if entry.advance(now, Kind::Active) => {
                 entry.publish(now.active());
@@ -255,6 +256,11 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
             Ok(()) => AddError::Interrupted { function },
             Err(error) => error,
         };
+        let state = entry.state();
+        if state != now && !matches!(state.kind(), Kind::Vacant | Kind::Adding) {
+            // Another addition was faster, and the function is in.
+            return Ok(how);
+        }
         self.forget_with_below(entry, was_bridge.then(|| every_bus_above(function)));
         Err(added)
     }
@@ -272,7 +278,9 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         entry.flags.store(policy, Ordering::Release);
         let mut source = |at: Access| {
             let value = self.hardware(&entry.counters, function, at).ok()?;
-            entry.prefill(at, value);
+            if !self.has_strangers() {
+                entry.prefill(at, value);
+            }
             Some(value)
         };
         let unreadable = AddError::Unreadable { function };
@@ -284,9 +292,17 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         if identity == 0xffff_0001 {
             return Err(AddError::NotReady { function });
         }
+        // It may have become ready between the two reads, and only a virtual function shows ones.
+        let identity = match identity {
+            u32::MAX => source.u32(0).ok_or(unreadable)?,
+            identity => identity,
+        };
         entry.set_identity(identity, class);
         let inference = Inference::new(&mut source).ok_or(unreadable)?;
         entry.set_map(&inference);
+        if entry.is_bridge() {
+            entry.set_buses(self.buses_below(function));
+        }
         entry.hold(|at| self.hardware(&entry.counters, function, at).ok());
         // A function that became ready meanwhile was read in two states, and what it answered in
         // the first is not its own.

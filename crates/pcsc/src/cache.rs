@@ -1,6 +1,6 @@
 //! The cache as an access method.
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 use kho_hal::{Access, PageAlloc, PageSize, PciConfigAccess, PciError, PhysMem, Sbdf};
 
@@ -19,7 +19,8 @@ pub enum Reset {
     /// One function, by its own means: function-level, Advanced Features, D3hot to D0, or a way
     /// that only its driver knows. Constant registers are kept for when it is back.
     Function,
-    /// One function lost power (D3cold), or firmware acted on it. Nothing is kept.
+    /// One function lost power (D3cold), or firmware acted on it. Nothing is kept, of it or of
+    /// what is below it.
     Power,
     /// The functions on these buses of the bridge's segment: slot or secondary bus reset, link
     /// down, hot-plug. Nothing is kept. Inclusive bus numbers; the bridge's own bus is spared.
@@ -53,6 +54,8 @@ pub struct Cached<'m, C> {
     pub(crate) access: C,
     pub(crate) index: Index<'m>,
     enabled: AtomicBool,
+    /// Writes under way to functions that were not in the cache when they began.
+    strangers: AtomicU64,
     clock: Option<fn() -> u64>,
     pub(crate) pages: Option<Pages<'m>>,
     pub(crate) saved: Option<crate::persist::Saved>,
@@ -67,6 +70,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
             access,
             index: Index::new(),
             enabled: AtomicBool::new(true),
+            strangers: AtomicU64::new(0),
             clock: None,
             pages: None,
             saved: None,
@@ -147,7 +151,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
     /// its segment: what it does to them would go unnoticed.
     pub fn forget(&self, function: Sbdf) {
         if let Some(entry) = self.index.find(function) {
-            let below = entry.is_bridge().then(|| self.buses_below(function));
+            let below = entry.is_bridge().then(|| self.buses_ever_below(function));
             self.forget_with_below(entry, below);
         }
     }
@@ -185,7 +189,14 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
                     _ => Keep::Nothing,
                 };
                 if let Some(function) = self.index.find(function) {
+                    let place = function.place();
+                    let below = (reset == Reset::Power && function.is_bridge())
+                        .then(|| self.buses_ever_below(place));
                     self.reset_one(function, keep);
+                    if let Some(below) = below {
+                        // Its bus numbers are gone, or will be.
+                        self.reset_buses(place, below, false);
+                    }
                     if function.has_virtual_functions() {
                         self.forget_virtual_functions(function.place().segment());
                     }
@@ -195,7 +206,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
                 self.reset_buses(function, (first, last), false);
             }
             Reset::Below => {
-                self.reset_buses(function, self.buses_below(function), false);
+                self.reset_buses(function, self.buses_ever_below(function), false);
             }
         }
     }
@@ -332,6 +343,9 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
             return self.hardware(&function.counters, place, at);
         }
         function.counters.misses.bump();
+        if self.has_strangers() {
+            return self.hardware(&function.counters, place, at);
+        }
         let Some(ticket) = function.claim(at, Kind::Active) else {
             return self.hardware(&function.counters, place, at);
         };
@@ -366,24 +380,71 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
                 .is_ok_and(|seen| seen == class && seen != u32::MAX)
     }
 
+    /// A write to a function that is not in the cache, but may be when it is done.
+    fn write_strange(&self, place: Sbdf, at: Access, value: u32) -> Result<(), PciError> {
+        let before = self.index.find(place);
+        before
+            .map_or(&self.other, |function| &function.counters)
+            .writes
+            .bump();
+        let result = self.access.write(place, at, value);
+        if let Some(function) = self.index.find(place)
+            && function.state().kind() != Kind::Vacant
+        {
+            self.reset_one(function, Keep::Nothing);
+            if function.is_bridge() {
+                self.reset_buses(place, every_bus_above(place), true);
+            }
+            if function.has_virtual_functions() {
+                self.forget_virtual_functions(place.segment());
+            }
+        }
+        result
+    }
+
+    /// Whether writes are under way to functions that were not in the cache when they began:
+    /// nothing is stored meanwhile.
+    pub(crate) fn has_strangers(&self) -> bool {
+        self.strangers.load(Ordering::SeqCst) != 0
+    }
+
     fn write_through(&self, place: Sbdf, at: Access, value: u32) -> Result<(), PciError> {
-        let Some(function) = self.index.find(place) else {
-            self.other.writes.bump();
+        let known = |function: &&Function<'m>| function.state().kind() != Kind::Vacant;
+        let mut found = self.index.find(place).filter(known);
+        if found.is_none() {
+            // Counted in before the second look, and an addition looks at the count after it has
+            // begun: so one of the two sees the other.
+            self.strangers.fetch_add(1, Ordering::SeqCst);
+            fence(Ordering::SeqCst);
+            found = self.index.find(place).filter(known);
+            if found.is_none() {
+                let result = self.write_strange(place, at, value);
+                self.strangers.fetch_sub(1, Ordering::SeqCst);
+                return result;
+            }
+            self.strangers.fetch_sub(1, Ordering::SeqCst);
+        }
+        let Some(function) = found else {
             return self.access.write(place, at, value);
         };
         function.counters.writes.bump();
-        if function.state().kind() == Kind::Vacant {
-            return self.access.write(place, at, value);
-        }
         self.map(function);
         function.begin_write();
         let plan = function.plan(at, value);
         let buses = self.buses_of(place, &plan);
         self.apply(function, at, &plan, buses, false);
         let result = self.access.write(place, at, value);
+        if result.is_err() {
+            // What the plan noted as written may not be there.
+            function.unhold();
+        }
         let buses = match buses {
             // Bus numbers may have changed: those from before the write and those from after it.
-            Some(before) if plan.renumber() => Some(join(before, self.buses_below(place))),
+            Some(before) if plan.renumber() => {
+                let after = self.buses_below(place);
+                function.set_buses(after);
+                Some(join(before, after))
+            }
             buses => buses,
         };
         self.apply(function, at, &plan, buses, true);
@@ -393,7 +454,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
 }
 
 /// The smallest range that holds both.
-fn join(a: (u8, u8), b: (u8, u8)) -> (u8, u8) {
+pub(crate) fn join(a: (u8, u8), b: (u8, u8)) -> (u8, u8) {
     (a.0.min(b.0), a.1.max(b.1))
 }
 

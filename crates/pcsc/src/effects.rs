@@ -5,7 +5,7 @@ use core::ops::Range;
 use kho_hal::{Access, PciConfigAccess, Sbdf};
 
 use crate::CapId;
-use crate::cache::Cached;
+use crate::cache::{Cached, join};
 use crate::function::{Function, Keep, Kind};
 use crate::infer::Region;
 use crate::rules::{Effect, Place, RULES, Rule, Trigger, VENDORS_OWN};
@@ -26,6 +26,9 @@ pub(crate) struct Plan {
     below: bool,
     renumber: bool,
     virtual_functions: bool,
+    links: bool,
+    /// The function is being added: what it is, and so what a write does, is not known.
+    unclear: bool,
 }
 
 impl Plan {
@@ -117,13 +120,15 @@ impl Function<'_> {
         let touches = |r: &Region| at.offset() < r.end && at.end() > r.start;
         let mut listed = at.end() <= 0x40;
         for region in self.regions().filter(touches) {
-            listed |= at.offset() >= region.start && at.end() <= region.end;
+            listed |= at.offset() >= region.start && at.end() <= self.sure_end(region);
             plan.range(region.start..region.end);
             if entry_of(region.id).is_none() || VENDORS_OWN.contains(&region.id) {
                 plan.everything = true;
             }
         }
         plan.everything |= !listed;
+        plan.unclear = self.state().kind() == Kind::Adding;
+        plan.everything |= plan.unclear;
         let held = self.held.load(Ordering::Acquire);
         for (index, rule) in RULES.iter().enumerate() {
             for base in self.bases(rule.place) {
@@ -145,12 +150,54 @@ impl Function<'_> {
         plan
     }
 
+    /// One past the last byte that belongs to the capability for certain, whatever its version
+    /// and options; a page that does not know them makes it shorter.
+    fn sure_end(&self, region: Region) -> u16 {
+        let word = |at: u16| {
+            let at = Access::new(region.start.saturating_add(at), kho_hal::Width::U16).ok()?;
+            self.page_value(at)
+        };
+        let length = match region.id {
+            CapId::Standard(0x05) => match word(2).map_or(0, |flags| flags & 0x180) {
+                0 => 0x0a,
+                0x80 => 0x0e,
+                0x100 => 0x14,
+                _ => 0x18,
+            },
+            CapId::Standard(0x10) => match word(2).map_or(0, |flags| flags & 15) {
+                2.. => 0x3c,
+                _ => 0x14,
+            },
+            CapId::Extended(0x000d) => 0x08,
+            CapId::Extended(0x0015 | 0x0024) => match word(8) {
+                Some(control) => 4 + 8 * (control as u16 >> 5 & 7),
+                None => 0x0c,
+            },
+            CapId::Extended(0x0017) => 0x0c,
+            CapId::Extended(0x001d) => 0x0c,
+            CapId::Standard(0x14) | CapId::Extended(0x0005) => 4,
+            _ => u16::MAX,
+        };
+        region.end.min(region.start.saturating_add(length))
+    }
+
     fn note_effect(&self, plan: &mut Plan, effect: Effect) {
         match effect {
             Effect::Reset => plan.reset = true,
             Effect::Below => plan.below |= self.is_bridge(),
             Effect::Renumber => plan.renumber |= self.is_bridge(),
             Effect::VirtualFunctions => plan.virtual_functions |= self.has_virtual_functions(),
+            Effect::Links => plan.links = true,
+            Effect::MessageNumbers => {
+                for region in self.regions() {
+                    match region.id {
+                        CapId::Standard(0x10) => plan.range(region.start + 3..region.start + 4),
+                        CapId::Extended(0x001d) => plan.range(region.start + 4..region.start + 5),
+                        CapId::Extended(0x0010) => plan.range(region.start + 4..region.start + 8),
+                        _ => {}
+                    }
+                }
+            }
             Effect::Bars => plan.range(0x10..0x28),
             Effect::Capability(id) => {
                 for region in self.regions().filter(|region| region.id == id) {
@@ -210,6 +257,13 @@ impl<C: PciConfigAccess> Cached<'_, C> {
         }
     }
 
+    /// As the bridge says now, and as it said when its bus numbers were last learned: it loses
+    /// them with its power. Everything beside its own bus if they were never learned.
+    pub(crate) fn buses_ever_below(&self, bridge: Sbdf) -> (u8, u8) {
+        let known = self.index.find(bridge).and_then(Function::buses);
+        known.map_or((0, u8::MAX), |known| join(known, self.buses_below(bridge)))
+    }
+
     /// Resets or forgets what is on these buses of the bridge's segment, but for the bridge's own
     /// bus.
     pub(crate) fn reset_buses(&self, bridge: Sbdf, (first, last): (u8, u8), forget: bool) {
@@ -223,6 +277,20 @@ impl<C: PciConfigAccess> Cached<'_, C> {
                     self.forget_one(function);
                 } else {
                     self.reset_one(function, Keep::Nothing);
+                }
+            }
+        }
+    }
+
+    /// Invalidates the link capabilities of every function on the bus.
+    fn forget_links(&self, function: &Function<'_>) {
+        let place = function.place();
+        for other in self.index.all() {
+            if other.place().segment() == place.segment() && other.place().bus() == place.bus() {
+                self.map(other);
+                if let Some(link) = other.region(CapId::Standard(0x10)) {
+                    let first = link.start.saturating_add(0x0c);
+                    other.invalidate(first..first.saturating_add(4), Keep::Constants);
                 }
             }
         }
@@ -263,6 +331,16 @@ impl<C: PciConfigAccess> Cached<'_, C> {
             }
         }
         if plan.virtual_functions {
+            self.forget_virtual_functions(function.place().segment());
+        }
+        if plan.links {
+            self.forget_links(function);
+        }
+        if plan.unclear {
+            // The addition fails, for it may have read what was there before.
+            function.enter_if(|kind| (kind == Kind::Adding).then_some(Kind::Vacant));
+            function.unhold();
+            self.reset_buses(function.place(), every_bus_above(function.place()), true);
             self.forget_virtual_functions(function.place().segment());
         }
         if let Some(buses) = buses {

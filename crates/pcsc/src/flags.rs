@@ -20,7 +20,8 @@ pub(crate) const OTHER_RULES: u64 = 1 << 12;
 
 impl Function<'_> {
     pub(crate) fn is_bridge(&self) -> bool {
-        self.flags.load(Ordering::Acquire) & HEADER_TYPE == 1
+        // A CardBus bridge has its bus numbers and its reset bit at the same places.
+        matches!(self.flags.load(Ordering::Acquire) & HEADER_TYPE, 1 | 2)
     }
 
     pub(crate) fn is_endpoint(&self) -> bool {

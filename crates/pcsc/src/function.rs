@@ -104,6 +104,8 @@ pub(crate) struct Function<'m> {
     /// Writes under way. Nothing is stored meanwhile.
     writers: AtomicU64,
     place: AtomicU64,
+    /// The bus numbers of a bridge when they were last learned: valid bit, last, first.
+    buses: AtomicU64,
     space: Once<Space<'m>>,
     pub(crate) counters: Counters,
 }
@@ -127,6 +129,7 @@ impl<'m> Function<'m> {
             flags: AtomicU64::new(0),
             writers: AtomicU64::new(0),
             place: AtomicU64::new(0),
+            buses: AtomicU64::new(0),
             space: Once::new(),
             counters: Counters::new(),
         }
@@ -140,6 +143,17 @@ impl<'m> Function<'m> {
     pub(crate) fn set_place(&self, place: Sbdf) {
         let place = u64::from(place.segment()) << 16 | u64::from(place.bdf());
         self.place.store(place, Ordering::Release);
+    }
+
+    /// The buses below a bridge when they were last learned.
+    pub(crate) fn buses(&self) -> Option<(u8, u8)> {
+        let buses = self.buses.load(Ordering::Acquire);
+        (buses >> 16 != 0).then_some((buses as u8, (buses >> 8) as u8))
+    }
+
+    pub(crate) fn set_buses(&self, (first, last): (u8, u8)) {
+        let buses = 1 << 16 | u64::from(last) << 8 | u64::from(first);
+        self.buses.store(buses, Ordering::Release);
     }
 
     pub(crate) fn space(&self) -> Option<&Space<'m>> {
@@ -468,6 +482,17 @@ impl<'m> Function<'m> {
 
     fn known_constant(&self, at: Access) -> Option<u32> {
         self.is_constant(at).then(|| self.page_register(at))?
+    }
+
+    /// What stands in the page, known or not: for registers that were read when the function was
+    /// added, and bits of them that never change.
+    pub(crate) fn page_value(&self, at: Access) -> Option<u32> {
+        let value = self
+            .space
+            .get()?
+            .value(at.offset())?
+            .load(Ordering::Acquire);
+        Some((value >> (8 * (at.offset() & 7))) as u32 & at.width().mask())
     }
 
     /// The value in the page, if every byte is known there and may be answered.

@@ -10,7 +10,7 @@ use crate::CapId;
 /// Where the register of a rule is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// In the header of a bridge (header type 1).
+    /// In the header of a bridge (header type 1 or 2).
     Bridge,
     /// In this capability.
     In(CapId),
@@ -42,6 +42,10 @@ pub enum Effect {
     VirtualFunctions,
     /// The BARs in the header.
     Bars,
+    /// Interrupt message numbers in the other capabilities of this function.
+    MessageNumbers,
+    /// Link capabilities of every function beside this one.
+    Links,
     /// Another capability of this function.
     Capability(CapId),
 }
@@ -99,6 +103,11 @@ pub const RULES: &[Rule] = &[
     // PMCSR: power state. D3hot to D0 may reset, firmware acts on the way, links go down.
     rule(standard(0x01), (4, 5), 0x0003, Trigger::Level,
          &[Effect::Reset, Effect::Below, Effect::VirtualFunctions]),
+    // MSI and MSI-X control: which messages there are. PCI Express Base 5.0, 7.5.3.2.
+    rule(standard(0x05), (2, 3), 0, Trigger::Any, &[Effect::MessageNumbers]),
+    rule(standard(0x11), (2, 3), 0, Trigger::Any, &[Effect::MessageNumbers]),
+    // Link control: common clock configuration is one for the device, and exit latencies follow.
+    rule(standard(0x10), (0x10, 0x11), 0x0040, Trigger::Change, &[Effect::Links]),
     // Device control: initiate function-level reset.
     rule(standard(0x10), (0x08, 0x09), 0x8000, Trigger::Set,
          &[Effect::Reset, Effect::VirtualFunctions]),
@@ -121,6 +130,8 @@ pub const RULES: &[Rule] = &[
          &[Effect::Capability(CapId::Extended(0x0010))]),
     // Downstream port containment: software trigger.
     rule(extended(0x001d), (6, 7), 0x0040, Trigger::Set, &[Effect::Below]),
+    // Its status, when the trigger is cleared: the link was down until now.
+    rule(extended(0x001d), (8, 9), 0x0001, Trigger::Set, &[Effect::Below]),
 ];
 
 /// Capabilities whose registers mean what the vendor says: a write can do anything.

@@ -15,6 +15,8 @@
 //! | Device Capabilities bits 25:18 (bytes 6-7) of functions facing upstream | captured slot power limit, set by a message |
 //! | Device Control 2 bit 10 (byte 29) of downstream-facing ports | LTR enable, cleared when the link goes down |
 //! | AER capability and control (18-1b) | first error pointer |
+//! | First VF Offset, VF Stride (SR-IOV, 14-17) | the lowest physical function's ARI Capable Hierarchy changes them in all |
+//! | expansion ROM, low byte | validation status, set by the device |
 //! | PRI control (4-5) | Reset clears itself |
 //! | Link Control 3 (secondary PCI Express) | Perform Equalization clears itself |
 //!
@@ -173,7 +175,7 @@ pub const HEADER_0: &[Row] = &[
     c(0x0e, 0x0e),                        // header type
     w(0x10, 0x27),                        // BAR 0-5
     c(0x28, 0x2f),                        // CIS pointer, subsystem
-    w(0x30, 0x33),                        // expansion ROM
+    w(0x31, 0x33),                        // expansion ROM, but for its status
     c(0x34, 0x34).when(0x06, 0x10, 0x10), // capability pointer, if Status says there is a list
     w(0x3c, 0x3c),                        // interrupt line
     c(0x3d, 0x3f),                        // interrupt pin, min grant, max latency
@@ -218,7 +220,7 @@ pub const HEADER_1: &[Row] = &[
     w(0x1c, 0x1d), // I/O base and limit
     w(0x20, 0x33), // memory, prefetchable and upper I/O windows
     c(0x34, 0x34).when(0x06, 0x10, 0x10),
-    w(0x38, 0x3b), // expansion ROM
+    w(0x39, 0x3b), // expansion ROM, but for its status
     w(0x3c, 0x3c),
     c(0x3d, 0x3d),
     w(0x3e, 0x3e),                        // bridge control
@@ -300,7 +302,9 @@ const MSI: &[Row] = &[
 
 /// Version 1 ends where the port type lets it end; version 2 always has all registers.
 const EXPRESS: &[Row] = &[
-    c(0x02, 0x05), // flags, device capabilities low
+    c(0x02, 0x02), // version, port type
+    w(0x03, 0x03), // slot, interrupt message number
+    c(0x04, 0x05), // device capabilities low
     c(0x06, 0x07).ports(NO_CAPTURE),
     w(0x08, 0x09),                       // device control
     w(0x0c, 0x11).when(0x02, 0x000f, 2), // link capabilities and control
@@ -382,7 +386,6 @@ pub const EXTENDED: &[Entry] = &[
         &[
             w(0x04, 0x09), // capabilities, control
             w(0x0c, 0x12), // initial, total and number of VFs, dependency link
-            w(0x14, 0x17), // first VF offset, stride
             c(0x1a, 0x1f), // VF device, supported page sizes
             w(0x20, 0x3b), // system page size, VF BAR 0-5
             c(0x3c, 0x3f), // migration state array
@@ -423,7 +426,8 @@ pub const EXTENDED: &[Entry] = &[
         "downstream port containment",
         Len::ToNext,
         &[
-            c(0x04, 0x05),
+            w(0x04, 0x04), // interrupt message number
+            c(0x05, 0x05),
             w(0x06, 0x07),
             // RP PIO mask, severity, system error, exception
             w(0x10, 0x1f).when(0x04, 0x0020, 0x0020),

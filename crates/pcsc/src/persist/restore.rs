@@ -75,7 +75,8 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
             self.hardware(&entry.counters, function, at)
                 .map_err(|_| unreadable)
         };
-        let (identity, class, header) = (read(0)?, read(8)?, read(12)?);
+        // The class first: a device that shows it shows its identity too.
+        let (class, identity, header) = (read(8)?, read(0)?, read(12)?);
         if class == u32::MAX {
             return Err(AddError::Absent { function });
         }

@@ -114,7 +114,30 @@ impl Saved {
             saved.entries.sort_unstable_by_key(|(key, _)| *key);
             saved.drop_twins();
         }
+        saved.drop_shared();
         Ok(saved)
+    }
+
+    /// Of functions whose data overlaps, none is believed: a page has one owner.
+    fn drop_shared(&mut self) {
+        let bytes = match self.variant {
+            Variant::Extended => 5120,
+            Variant::Conventional => 320,
+        };
+        self.entries.sort_unstable_by_key(|(_, data)| *data);
+        let mut before: Option<(u64, &mut (u64, u64))> = None;
+        for entry in self.entries.iter_mut().filter(|(_, data)| *data != 0) {
+            let data = entry.1;
+            if let Some((last, other)) = before
+                && data - last < bytes
+            {
+                self.damaged += 1 + usize::from(other.1 != 0);
+                other.1 = 0;
+                entry.1 = 0;
+            }
+            before = Some((data, entry));
+        }
+        self.entries.sort_unstable_by_key(|(key, _)| *key);
     }
 
     /// Of functions that are named twice, neither is believed.
