@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Once;
 
 use serde_json::Value;
 
@@ -25,7 +26,18 @@ const PUBLISHED: &[(&str, u64)] = &[
 const PUBLISHED_IN_ALL: u64 = 136;
 
 fn example(args: &[&str]) -> Output {
-    // The examples are built beside the tests, one folder up.
+    // Cargo does not build examples for a single test, and puts them beside the tests' directory.
+    static BUILD: Once = Once::new();
+    BUILD.call_once(|| {
+        let args = ["build", "--quiet", "--example", "config-cache"];
+        assert!(
+            Command::new(env!("CARGO"))
+                .args(args)
+                .status()
+                .unwrap()
+                .success()
+        );
+    });
     let mut path = std::env::current_exe().unwrap();
     path.pop();
     path.pop();
