@@ -8,6 +8,12 @@
 //! The accessors read the description again. Should the memory change after the check, they find
 //! less or something else, but they do not panic and do not leave the memory that was lent.
 //!
+//! # Refused, although some Linux hands it on
+//! * Preserved memory inside scratch. Linux 7.3 can place a fresh `reserve_mem=` region there on a
+//!   boot that took over, and does not notice when it hands it on; its successor overwrites it.
+//! * A block of LUO sessions without an entry, which Linux 7.3 leaves behind when a session of a
+//!   name that exists is created at the wrong moment. Its successor panics.
+//!
 //! # Not checked here
 //! What is inside sub-blobs and file data that only their owners understand.
 
