@@ -6,10 +6,11 @@
     reason = "tests"
 )]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::Once;
 
 use serde_json::Value;
 
@@ -26,25 +27,7 @@ const PUBLISHED: &[(&str, u64)] = &[
 const PUBLISHED_IN_ALL: u64 = 136;
 
 fn example(args: &[&str]) -> Output {
-    // Cargo does not build examples for a single test, and puts them beside the tests' directory.
-    static BUILD: Once = Once::new();
-    BUILD.call_once(|| {
-        let args = ["build", "--quiet", "--example", "config-cache"];
-        assert!(
-            Command::new(env!("CARGO"))
-                .args(args)
-                .status()
-                .unwrap()
-                .success()
-        );
-    });
-    let mut path = std::env::current_exe().unwrap();
-    path.pop();
-    path.pop();
-    Command::new(path.join("examples/config-cache"))
-        .args(args)
-        .output()
-        .unwrap()
+    common::example("config-cache", args)
 }
 
 fn json(args: &[&str]) -> Value {

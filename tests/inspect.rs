@@ -8,34 +8,18 @@
 
 mod common;
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::sync::Once;
+use std::process::Output;
 
 use common::{FIXTURES, patch, path, read, word};
 use serde_json::Value;
 
 fn inspect(args: &[&str], file: &Path) -> Output {
-    // Cargo does not build examples for a single test, and puts them beside the tests' directory.
-    static BUILD: Once = Once::new();
-    BUILD.call_once(|| {
-        let args = ["build", "--quiet", "--example", "inspect"];
-        assert!(
-            Command::new(env!("CARGO"))
-                .args(args)
-                .status()
-                .unwrap()
-                .success()
-        );
-    });
-    let test = std::env::current_exe().unwrap();
-    let example = test
-        .parent()
-        .unwrap()
-        .parent()
-        .unwrap()
-        .join("examples/inspect");
-    Command::new(example).args(args).arg(file).output().unwrap()
+    common::example(
+        "inspect",
+        args.iter().map(OsStr::new).chain([file.as_os_str()]),
+    )
 }
 
 fn json(file: &Path) -> Value {

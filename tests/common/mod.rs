@@ -1,7 +1,9 @@
 //! Handovers captured from real Linux.
 #![allow(dead_code, reason = "each test uses a part")]
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
+use std::process::{Command, Output};
 
 use elf::ElfBytes;
 use elf::endian::LittleEndian;
@@ -39,4 +41,15 @@ pub fn word(file: &[u8], addr: u64) -> u64 {
 pub fn patch(file: &mut [u8], addr: u64, bytes: &[u8]) {
     let at = file_offset(file, addr);
     file[at..at + bytes.len()].copy_from_slice(bytes);
+}
+
+/// Runs an example. Cargo does not build examples for a single test, so it is built first; it then
+/// stands beside the tests' directory.
+pub fn example(name: &str, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
+    let build = ["build", "--quiet", "--example", name];
+    let built = Command::new(env!("CARGO")).args(build).status().unwrap();
+    assert!(built.success());
+    let test = std::env::current_exe().unwrap();
+    let folder = test.parent().unwrap().parent().unwrap().join("examples");
+    Command::new(folder.join(name)).args(args).output().unwrap()
 }
