@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use kho_hal::sim::pci::{SimBus, SimFunction};
-use kho_hal::{Access, PciConfigAccess, PciError, Sbdf, Width};
+use kho_hal::{Access, PciConfigAccess, PciError, PhysAddr, Sbdf, Width};
 use kho_pcsc::{Cached, Saved, Variant};
 
 /// The published way of a hit: one bit at a time, twice, then the value byte by byte, and a
@@ -55,6 +55,10 @@ fn description(count: u64) -> Vec<u8> {
     fdt.finish().unwrap()
 }
 
+fn is_page(addr: PhysAddr) -> bool {
+    addr.as_u64().is_multiple_of(0x1000)
+}
+
 fn restore(c: &mut Criterion) {
     let mut group = c.benchmark_group("restore");
     for count in [2819u64, 20_000] {
@@ -62,7 +66,7 @@ fn restore(c: &mut Criterion) {
         group.throughput(Throughput::Elements(count));
         group.bench_function(BenchmarkId::from_parameter(count), |b| {
             b.iter(|| {
-                let saved = Saved::read(black_box(&blob), Variant::Extended).unwrap();
+                let saved = Saved::read(black_box(&blob), Variant::Extended, is_page).unwrap();
                 let functions = (0..count).map(|id| Sbdf::from_bdf(0, id as u16));
                 functions
                     .filter(|function| saved.find(*function).is_some())

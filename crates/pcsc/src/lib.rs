@@ -66,6 +66,8 @@ mod space;
 #[cfg(feature = "alloc")]
 mod stats;
 #[cfg(feature = "alloc")]
+mod strangers;
+#[cfg(feature = "alloc")]
 mod sync;
 
 #[cfg(all(feature = "alloc", not(loom)))]

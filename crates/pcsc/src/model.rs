@@ -10,6 +10,7 @@ use loom::thread;
 
 use crate::function::{Function, Keep, Kind};
 use crate::space::{MAP, Space};
+use crate::strangers::Strangers;
 
 /// One function with one register of the device behind it.
 struct Device {
@@ -68,12 +69,26 @@ impl Device {
 
     /// As [`crate::Cached`] writes.
     fn write(&self, value: u64) {
-        self.function.begin_write();
+        let writing = self.function.begin_write();
         self.function.invalidate(8..12, Keep::Nothing);
         self.register.store(value, Ordering::SeqCst);
         self.reached.store(value, Ordering::SeqCst);
         self.function.invalidate(8..12, Keep::Nothing);
-        self.function.end_write();
+        self.function.end_write(writing);
+    }
+
+    /// As [`crate::Cached`] resets.
+    fn reset(&self) {
+        let now = self.function.enter(Kind::Resetting);
+        self.function.wipe(Keep::Constants);
+        self.function.advance(now, Kind::Unsettled);
+    }
+
+    /// As [`crate::Cached`] does when the device was seen again.
+    fn settle(&self) {
+        if let Some(now) = self.function.settle(self.function.state()) {
+            self.function.publish(now);
+        }
     }
 }
 
@@ -162,15 +177,132 @@ fn constants_are_not_published_over_a_write() {
     bounded(|| {
         let device = device(true);
         device.read();
-        let now = device.function.enter(Kind::Resetting);
-        device.function.wipe(Keep::Constants);
-        device.function.advance(now, Kind::Unsettled);
+        device.reset();
+        let writer = {
+            let device = Arc::clone(&device);
+            thread::spawn(move || {
+                device.write(2);
+                assert_eq!(device.read().1, 2);
+            })
+        };
+        device.settle();
+        writer.join().unwrap();
+        assert_eq!(device.read().1, 2);
+    });
+}
+
+#[test]
+fn a_constant_that_was_written_is_not_brought_back_by_a_reset() {
+    bounded(|| {
+        let device = device(true);
+        device.read();
         let writer = {
             let device = Arc::clone(&device);
             thread::spawn(move || device.write(2))
         };
-        if let Some(now) = device.function.settle(device.function.state()) {
-            device.function.publish(now);
+        device.reset();
+        writer.join().unwrap();
+        device.settle();
+        assert_eq!(device.read().1, 2);
+    });
+}
+
+#[test]
+fn what_the_page_says_at_a_save_is_true() {
+    bounded(|| {
+        let device = device(false);
+        device.read();
+        let writer = {
+            let device = Arc::clone(&device);
+            thread::spawn(move || device.write(2))
+        };
+        device.function.sync_known();
+        writer.join().unwrap();
+        let space = device.function.space().unwrap();
+        let known = space.known(0).unwrap().load(Ordering::SeqCst) & 0xf00 == 0xf00;
+        let value = device.function.page_value(at());
+        assert!(!known || value == Some(2), "{value:?}");
+    });
+}
+
+/// Whoever wrote alone knows what the register held before; afterwards it is known what it holds,
+/// or known that it is not.
+#[test]
+fn writers_at_the_same_time_know_that_they_know_nothing() {
+    const UNKNOWN: u64 = 9;
+    bounded(|| {
+        let device = device(false);
+        let held = Arc::new(AtomicU64::new(1));
+        let write = {
+            let (device, held) = (Arc::clone(&device), Arc::clone(&held));
+            move |value| {
+                let function = &device.function;
+                let writing = function.begin_write();
+                let before = held.load(Ordering::Acquire);
+                let is_known = function.is_alone(&writing) && before != UNKNOWN;
+                held.store(value, Ordering::Release);
+                let old = device.register.swap(value, Ordering::SeqCst);
+                if !function.is_alone(&writing) {
+                    held.store(UNKNOWN, Ordering::Release);
+                } else if is_known {
+                    assert_eq!(before, old);
+                }
+                function.end_write(writing);
+            }
+        };
+        let other = {
+            let write = write.clone();
+            thread::spawn(move || {
+                write(2);
+                write(3);
+            })
+        };
+        write(4);
+        other.join().unwrap();
+        let held = held.load(Ordering::SeqCst);
+        assert!(held == UNKNOWN || held == device.register.load(Ordering::SeqCst));
+    });
+}
+
+/// A write that began while the function was not in the cache, beside an addition.
+#[test]
+fn an_addition_keeps_nothing_from_before_a_write_that_it_could_not_see() {
+    bounded(|| {
+        let device = device(true);
+        device.function.enter(Kind::Vacant);
+        let strangers = Arc::new(Strangers::new());
+        let writer = {
+            let (device, strangers) = (Arc::clone(&device), Arc::clone(&strangers));
+            thread::spawn(move || {
+                strangers.enter();
+                let function = &device.function;
+                if function.state().kind() == Kind::Vacant {
+                    device.register.store(2, Ordering::SeqCst);
+                    strangers.look();
+                    if function.state().kind() != Kind::Vacant {
+                        // The addition fails, or is undone.
+                        function.enter(Kind::Vacant);
+                        function.wipe(Keep::Nothing);
+                    }
+                } else {
+                    // The addition starts anew.
+                    function.enter_if(|kind| (kind == Kind::Adding).then_some(kind));
+                    device.write(2);
+                    function.enter_if(|kind| (kind == Kind::Adding).then_some(kind));
+                }
+                strangers.leave();
+                device.read();
+            })
+        };
+        let function = &device.function;
+        let now = function.enter(Kind::Adding);
+        strangers.look();
+        let value = device.register.load(Ordering::SeqCst);
+        if !strangers.any() {
+            function.prefill(at(), value as u32);
+        }
+        if function.advance(now, Kind::Active) {
+            function.publish(now.active());
         }
         writer.join().unwrap();
         assert_eq!(device.read().1, 2);
