@@ -331,7 +331,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         if !function.is_mapped() {
             self.map(function);
             if let Some(value) = function.hit(at) {
-                function.counters.hits.bump();
+                function.counters.hits.bump_roughly();
                 return Ok(value);
             }
         }
@@ -457,7 +457,7 @@ impl<C: PciConfigAccess> PciConfigAccess for Cached<'_, C> {
         let start = self.clock.map(|clock| clock());
         match found.hit(at) {
             Some(value) => {
-                found.counters.hits.bump();
+                found.counters.hits.bump_roughly();
                 if let (Some(clock), Some(start)) = (self.clock, start) {
                     found.counters.hit_ticks.add(clock().wrapping_sub(start));
                 }
