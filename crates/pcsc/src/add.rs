@@ -253,7 +253,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         let mut error = AddError::Interrupted { function };
         for _ in 0..ATTEMPTS {
             let now = entry.enter(Kind::Adding);
-            self.strangers.look();
+            self.wide.look();
             if let Err(failed) = self.infer(entry, function, policy) {
                 error = failed;
                 break;
@@ -285,7 +285,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         entry.flags.store(policy, Ordering::Release);
         let mut source = |at: Access| {
             let value = self.hardware(&entry.counters, function, at).ok()?;
-            if !self.strangers.any() {
+            if !self.wide.any() {
                 entry.prefill(at, value);
             }
             Some(value)

@@ -8,7 +8,7 @@ use crate::effects::{Moment, every_bus_above};
 use crate::function::{Function, Keep, Kind, Sighting};
 use crate::index::Index;
 use crate::stats::{Counters, Stats};
-use crate::strangers::Strangers;
+use crate::wide::WideWrites;
 
 /// What was reset, when nobody wrote the register that does it through the cache.
 ///
@@ -55,7 +55,7 @@ pub struct Cached<'m, C> {
     pub(crate) access: C,
     pub(crate) index: Index<'m>,
     enabled: AtomicBool,
-    pub(crate) strangers: Strangers,
+    pub(crate) wide: WideWrites,
     clock: Option<fn() -> u64>,
     pub(crate) pages: Option<Pages<'m>>,
     pub(crate) saved: Option<crate::persist::Saved>,
@@ -70,7 +70,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
             access,
             index: Index::new(),
             enabled: AtomicBool::new(true),
-            strangers: Strangers::new(),
+            wide: WideWrites::new(),
             clock: None,
             pages: None,
             saved: None,
@@ -340,12 +340,10 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
             return self.hardware(&function.counters, place, at);
         }
         function.counters.misses.bump();
-        if self.strangers.any() {
-            return self.hardware(&function.counters, place, at);
-        }
         let Some(ticket) = function.claim(at, Kind::Active) else {
             return self.hardware(&function.counters, place, at);
         };
+        let is_narrow = !self.wide.any();
         let value = match self.hardware(&function.counters, place, at) {
             Ok(value) => value,
             Err(error) => {
@@ -355,7 +353,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         };
         // The switch may have gone off since: what comes after it is not stored.
         let on = self.enabled.load(Ordering::SeqCst);
-        if on && (value != at.width().mask() || self.stands(function, place, at)) {
+        if on && is_narrow && (value != at.width().mask() || self.stands(function, place, at)) {
             function.fill(ticket, value);
         } else {
             function.release(ticket);
@@ -385,7 +383,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
             .writes
             .bump();
         let result = self.access.write(place, at, value);
-        self.strangers.look();
+        self.wide.look();
         if let Some(function) = self.index.find(place)
             && function.state().kind() != Kind::Vacant
         {
@@ -403,12 +401,12 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         if let Some(function) = self.index.find(place).filter(known) {
             return self.write_known(function, place, at, value);
         }
-        self.strangers.enter();
+        self.wide.enter();
         let result = match self.index.find(place).filter(known) {
             Some(function) => self.write_known(function, place, at, value),
             None => self.write_strange(place, at, value),
         };
-        self.strangers.leave();
+        self.wide.leave();
         result
     }
 
@@ -424,19 +422,30 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         self.map(function);
         let writing = function.begin_write();
         let mut plan = function.plan(at, value, &writing);
-        let mut around = self.around(function, &plan, None);
+        let mut is_wide = plan.is_wide();
+        if is_wide {
+            self.wide.enter();
+        }
+        let mut around = self.around(function, (at, value), &plan, None);
         self.apply(function, at, &plan, around, Moment::Before);
         let result = self.access.write(place, at, value);
         let alone = function.is_alone(&writing);
         if !alone {
             // Somebody else wrote: what this write changed is not known, nor which came last.
             plan = function.plan(at, value, &writing);
+            if !is_wide && plan.is_wide() {
+                is_wide = true;
+                self.wide.enter();
+            }
         }
         if result.is_err() || !alone {
             function.unhold();
         }
-        around = self.around(function, &plan, Some(around));
+        around = self.around(function, (at, value), &plan, Some(around));
         self.apply(function, at, &plan, around, Moment::After);
+        if is_wide {
+            self.wide.leave();
+        }
         function.end_write(writing);
         result
     }

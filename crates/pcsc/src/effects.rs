@@ -12,6 +12,9 @@ use crate::rules::{Effect, Place, RULES, Rule, Trigger, VENDORS_OWN};
 use crate::sync::Ordering;
 use crate::table::entry_of;
 
+/// Where a bridge has its bus numbers.
+const BUS_NUMBERS: u16 = 0x18;
+
 const SRIOV: CapId = CapId::Extended(0x0010);
 
 /// Ranges that one write can invalidate besides the bytes that it touches.
@@ -72,6 +75,16 @@ impl VirtualFunctions {
 }
 
 impl Plan {
+    /// Whether the write acts on other functions.
+    pub(crate) fn is_wide(&self) -> bool {
+        self.below
+            || self.renumber
+            || self.routing
+            || self.virtual_functions
+            || self.links
+            || self.unclear
+    }
+
     fn range(&mut self, bytes: Range<u16>) {
         match self.ranges.get_mut(self.count) {
             Some(place) => {
@@ -273,10 +286,12 @@ fn unpack(word: u64) -> Region {
 }
 
 impl<C: PciConfigAccess> Cached<'_, C> {
-    /// What a planned write concerns: as the registers say now, and as they said `before`.
+    /// What a planned write concerns: as the registers say now, and as they said `before`; or, in
+    /// front of the write, as they will say when it is done.
     pub(crate) fn around(
         &self,
         function: &Function<'_>,
+        (at, value): (Access, u32),
         plan: &Plan,
         before: Option<Around>,
     ) -> Around {
@@ -291,11 +306,12 @@ impl<C: PciConfigAccess> Cached<'_, C> {
             now.buses = match known {
                 // Only bus numbers move what is below.
                 Some(known) if !plan.renumber => Some(known),
-                known => {
+                Some(known) => {
                     let buses = self.buses_below(place);
                     function.set_buses(buses);
-                    Some(known.map_or(buses, |known| join(known, buses)))
+                    Some(join(known, buses))
                 }
+                None => Some(self.buses_below_after(place, at, value)),
             };
         }
         if plan.virtual_functions || plan.unclear {
@@ -333,23 +349,32 @@ impl<C: PciConfigAccess> Cached<'_, C> {
     /// Secondary and subordinate bus as the bridge's registers say; every bus above its own if
     /// they make no sense.
     pub(crate) fn buses_below(&self, bridge: Sbdf) -> (u8, u8) {
-        let above = every_bus_above(bridge);
+        self.bus_numbers(bridge)
+            .map_or(every_bus_above(bridge), |value| span(bridge, value))
+    }
+
+    /// The same, and as it will be after a write to the bridge.
+    fn buses_below_after(&self, bridge: Sbdf, at: Access, value: u32) -> (u8, u8) {
+        let Some(now) = self.bus_numbers(bridge) else {
+            return every_bus_above(bridge);
+        };
+        let mut after = now.to_le_bytes();
+        for (offset, byte) in (at.offset()..at.end()).zip(value.to_le_bytes()) {
+            let place = usize::from(offset).checked_sub(BUS_NUMBERS.into());
+            if let Some(place) = place.and_then(|place| after.get_mut(place)) {
+                *place = byte;
+            }
+        }
+        join(span(bridge, now), span(bridge, u32::from_le_bytes(after)))
+    }
+
+    /// The bridge's bus numbers, if it answers.
+    fn bus_numbers(&self, bridge: Sbdf) -> Option<u32> {
         let counters = self.index.find(bridge);
         let counters = counters.map_or(&self.other, |bridge| &bridge.counters);
-        let value = Access::new(0x18, kho_hal::Width::U32)
-            .and_then(|at| self.hardware(counters, bridge, at));
-        match value {
-            Ok(value) if value != u32::MAX => {
-                let (first, last) = ((value >> 8) as u8, (value >> 16) as u8);
-                match (first, last) {
-                    // Not configured: nothing is reached through it.
-                    (0, 0) => (u8::MAX, 0),
-                    _ if first > bridge.bus() && first <= last => (first, last),
-                    _ => above,
-                }
-            }
-            _ => above,
-        }
+        let at = Access::new(BUS_NUMBERS, kho_hal::Width::U32).ok()?;
+        let value = self.hardware(counters, bridge, at).ok()?;
+        (value != u32::MAX).then_some(value)
     }
 
     /// As the bridge says now, and as it said when its bus numbers were last learned: it loses
@@ -465,6 +490,18 @@ impl<C: PciConfigAccess> Cached<'_, C> {
         if let Some(buses) = around.buses {
             self.reset_buses(place, buses, plan.renumber || plan.unclear);
         }
+    }
+}
+
+/// Secondary and subordinate bus in the dword of bus numbers; every bus above the bridge's own if
+/// they make no sense.
+fn span(bridge: Sbdf, value: u32) -> (u8, u8) {
+    let (first, last) = ((value >> 8) as u8, (value >> 16) as u8);
+    match (first, last) {
+        // Not configured: nothing is reached through it.
+        (0, 0) => (u8::MAX, 0),
+        _ if first > bridge.bus() && first <= last => (first, last),
+        _ => every_bus_above(bridge),
     }
 }
 

@@ -66,9 +66,9 @@ mod space;
 #[cfg(feature = "alloc")]
 mod stats;
 #[cfg(feature = "alloc")]
-mod strangers;
-#[cfg(feature = "alloc")]
 mod sync;
+#[cfg(feature = "alloc")]
+mod wide;
 
 #[cfg(all(feature = "alloc", not(loom)))]
 pub use add::{AddError, Added, Distrust, Unlisted};

@@ -10,7 +10,7 @@ use loom::thread;
 
 use crate::function::{Function, Keep, Kind};
 use crate::space::{MAP, Space};
-use crate::strangers::Strangers;
+use crate::wide::WideWrites;
 
 /// One function with one register of the device behind it.
 struct Device {
@@ -264,21 +264,63 @@ fn writers_at_the_same_time_know_that_they_know_nothing() {
     });
 }
 
+/// A write to another function, which acts on this one.
+#[test]
+fn what_a_write_elsewhere_changed_is_never_answered_as_it_was() {
+    bounded(|| {
+        let device = device(false);
+        let wide = Arc::new(WideWrites::new());
+        let reader = {
+            let (device, wide) = (Arc::clone(&device), Arc::clone(&wide));
+            thread::spawn(move || {
+                for _ in 0..2 {
+                    let floor = device.reached.load(Ordering::SeqCst);
+                    let hit = device.function.hit(at());
+                    let value = hit.map_or_else(
+                        || {
+                            let ticket = device.function.claim(at(), Kind::Active);
+                            let is_narrow = !wide.any();
+                            let value = device.register.load(Ordering::SeqCst);
+                            match ticket {
+                                Some(ticket) if is_narrow => {
+                                    device.function.fill(ticket, value as u32);
+                                }
+                                Some(ticket) => device.function.release(ticket),
+                                None => {}
+                            }
+                            value
+                        },
+                        u64::from,
+                    );
+                    assert!(value >= floor, "{value} after {floor}");
+                }
+            })
+        };
+        wide.enter();
+        device.function.invalidate(8..12, Keep::Nothing);
+        device.register.store(2, Ordering::SeqCst);
+        device.reached.store(2, Ordering::SeqCst);
+        device.function.invalidate(8..12, Keep::Nothing);
+        wide.leave();
+        reader.join().unwrap();
+    });
+}
+
 /// A write that began while the function was not in the cache, beside an addition.
 #[test]
 fn an_addition_keeps_nothing_from_before_a_write_that_it_could_not_see() {
     bounded(|| {
         let device = device(true);
         device.function.enter(Kind::Vacant);
-        let strangers = Arc::new(Strangers::new());
+        let wide = Arc::new(WideWrites::new());
         let writer = {
-            let (device, strangers) = (Arc::clone(&device), Arc::clone(&strangers));
+            let (device, wide) = (Arc::clone(&device), Arc::clone(&wide));
             thread::spawn(move || {
-                strangers.enter();
+                wide.enter();
                 let function = &device.function;
                 if function.state().kind() == Kind::Vacant {
                     device.register.store(2, Ordering::SeqCst);
-                    strangers.look();
+                    wide.look();
                     if function.state().kind() != Kind::Vacant {
                         // The addition fails, or is undone.
                         function.enter(Kind::Vacant);
@@ -290,15 +332,15 @@ fn an_addition_keeps_nothing_from_before_a_write_that_it_could_not_see() {
                     device.write(2);
                     function.enter_if(|kind| (kind == Kind::Adding).then_some(kind));
                 }
-                strangers.leave();
+                wide.leave();
                 device.read();
             })
         };
         let function = &device.function;
         let now = function.enter(Kind::Adding);
-        strangers.look();
+        wide.look();
         let value = device.register.load(Ordering::SeqCst);
-        if !strangers.any() {
+        if !wide.any() {
             function.prefill(at(), value as u32);
         }
         if function.advance(now, Kind::Active) {

@@ -49,7 +49,7 @@ impl PciConfigAccess for Device {
     fn write(&self, function: Sbdf, access: Access, value: u32) -> Result<(), PciError> {
         let (changed, offset, new) = self.link.effect;
         if let Some(cache) = self.cache.get() {
-            // What the cache learns now is wrong when the write is done.
+            // What the cache learnt now would be wrong when the write is done.
             cache.read_u32(changed, offset)?;
             cache.read_u32(changed, 0)?;
             cache.read_u32(changed, offset)?;
@@ -58,6 +58,10 @@ impl PciConfigAccess for Device {
         let fits = self.link.value.is_none_or(|fits| fits == value);
         if (function, access.offset()) == self.link.cause && fits {
             self.bus.poke(changed, at(offset, Width::U32), new);
+            if let Some(cache) = self.cache.get() {
+                let seen = cache.read_u32(changed, offset)?;
+                assert_eq!(seen, new, "the hardware has it before the write returns");
+            }
         }
         Ok(())
     }

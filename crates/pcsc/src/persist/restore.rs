@@ -98,10 +98,10 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
             return Err(AddError::NoMemory { function });
         }
         let now = entry.enter(Kind::Adding);
-        self.strangers.look();
+        self.wide.look();
         entry.set_identity(identity, class);
         entry.set_adopted(policy, header, saved.has_same_rules());
-        if self.strangers.any() {
+        if self.wide.any() {
             entry.wipe(Keep::Nothing);
         }
         if entry.advance(now, Kind::Active) {
