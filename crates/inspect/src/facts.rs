@@ -19,7 +19,7 @@ const HEAD: usize = 16;
 const MEMFD_HEAD: usize = 4;
 
 /// Files above this many bytes have no digest: a sparse one can claim any size.
-const MAX_CONTENT: u64 = 1 << 36;
+pub const MAX_CONTENT: u64 = 1 << 36;
 
 /// How much of a file is read at once.
 const BUFFER: usize = 1 << 20;
@@ -27,8 +27,8 @@ const BUFFER: usize = 1 << 20;
 pub fn of(
     mem: &FileMem,
     incoming: &Incoming<'_, FileMem>,
-    arch: Arch,
-    entry: Option<PhysAddr>,
+    (arch, entry): (Arch, Option<PhysAddr>),
+    max_content: u64,
 ) -> Result<Value, String> {
     let boot = incoming.boot_data();
     let mut facts = json!({
@@ -74,7 +74,7 @@ pub fn of(
         Component::NotUnderstood | Component::Absent => Value::Null,
     };
     facts["luo"] = match incoming.luo() {
-        Component::Known(luo) => luo_facts(mem, &luo),
+        Component::Known(luo) => luo_facts(mem, &luo, max_content),
         Component::NotUnderstood => json!("not understood"),
         Component::Absent => Value::Null,
     };
@@ -163,12 +163,12 @@ fn folios<M: FrozenMem>(incoming: &Incoming<'_, M>, facts: &mut Value) {
     facts["folios_head"] = json!(head);
 }
 
-fn luo_facts(mem: &FileMem, luo: &Luo<'_, FileMem>) -> Value {
+fn luo_facts(mem: &FileMem, luo: &Luo<'_, FileMem>, max_content: u64) -> Value {
     let sessions = luo.sessions().map(|session| {
         json!({
             "name": String::from_utf8_lossy(session.name()),
             "count": session.count(),
-            "files": session.files().map(|file| file_facts(mem, &file)).collect::<Vec<_>>(),
+            "files": session.files().map(|file| file_facts(mem, &file, max_content)).collect::<Vec<_>>(),
         })
     });
     let flbs = luo.flbs().iter().map(|flb| {
@@ -187,19 +187,19 @@ fn luo_facts(mem: &FileMem, luo: &Luo<'_, FileMem>) -> Value {
     })
 }
 
-fn file_facts(mem: &FileMem, file: &File<'_, FileMem>) -> Value {
+fn file_facts(mem: &FileMem, file: &File<'_, FileMem>, max_content: u64) -> Value {
     let mut facts = json!({
         "compatible": file.compatible(),
         "token": file.token(),
         "data": file.data(),
     });
     if let Some(memfd) = file.memfd() {
-        facts["memfd"] = memfd_facts(mem, &memfd);
+        facts["memfd"] = memfd_facts(mem, &memfd, max_content);
     }
     facts
 }
 
-fn memfd_facts(mem: &FileMem, memfd: &Memfd<'_, FileMem>) -> Value {
+fn memfd_facts(mem: &FileMem, memfd: &Memfd<'_, FileMem>, max_content: u64) -> Value {
     let ser = memfd.descriptor();
     let list = memfd.vmalloc();
     let mut head = Vec::new();
@@ -213,7 +213,7 @@ fn memfd_facts(mem: &FileMem, memfd: &Memfd<'_, FileMem>) -> Value {
             head.push(json!([pfn, flags, index]));
         }
     }
-    let content = content(mem, memfd);
+    let content = content(mem, memfd, max_content);
     let mut facts = json!({
         "pos": ser.pos.get(),
         "size": ser.size.get(),
@@ -236,10 +236,11 @@ fn memfd_facts(mem: &FileMem, memfd: &Memfd<'_, FileMem>) -> Value {
     facts
 }
 
-/// The digest of the file's bytes, holes as zeroes; `None` if the image lacks some of them.
-fn content(mem: &FileMem, memfd: &Memfd<'_, FileMem>) -> Option<String> {
+/// The digest of the file's bytes, holes as zeroes; `None` if it is too large, or the image
+/// lacks some of them.
+fn content(mem: &FileMem, memfd: &Memfd<'_, FileMem>, max: u64) -> Option<String> {
     let size = memfd.descriptor().size.get();
-    if size > MAX_CONTENT {
+    if size > max {
         return None;
     }
     let progress = Progress::new("reading a memory file", Some(size));

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::failure::Failure;
 use crate::memory::FileMem;
-use crate::{Options, convert, facts, live, map};
+use crate::{Options, convert, extract, facts, live, map};
 
 /// How the boot data is passed, by architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,27 +78,56 @@ pub fn facts(path: &Path, options: &Options) -> Result<(Value, MemoryMap), Failu
 }
 
 fn look(image: &Image, options: &Options) -> Result<(Value, MemoryMap), Failure> {
-    let memory = &image.memory;
-    let (boot, place) = find(image)?;
-    let machine = Machine {
-        v1_bitmaps: options.v1_bitmaps,
-        ..Machine::unknown(image.page_size)
-    };
     let mut workspace = Vec::new();
-    let incoming = check(memory, boot, machine, &mut workspace)?;
+    let (incoming, place) = image.check(options, &mut workspace)?;
+    let target = || {
+        let why = "to write a core file, the place of the boot data must be known: give --entry";
+        let place = place.zip(image.entry).ok_or(Failure::unreadable(why))?;
+        Ok::<_, Failure>((place.0, (image.arch, place.1)))
+    };
     if let Some((to, output)) = &options.convert {
-        let (Some(place), Some(entry)) = (place, image.entry) else {
-            let why = "to convert, the place of the boot data must be known: give --entry";
-            return Err(Failure::unreadable(why));
-        };
-        let target = (image.arch, entry);
-        let core =
-            convert::core(memory, &incoming, *to, place, target).map_err(Failure::Problem)?;
-        let written = std::fs::write(output, core);
-        written.map_err(|error| Failure::unreadable(format!("{}: {error}", output.display())))?;
+        let (place, target) = target()?;
+        let core = convert::core(&image.memory, &incoming, *to, place, target);
+        write(output, core)?;
     }
-    let facts = facts::of(memory, &incoming, image.arch, image.entry).map_err(Failure::Problem)?;
-    Ok((facts, map::of(memory, &incoming)))
+    if let Some(output) = &options.extract {
+        let (_, target) = target()?;
+        // Another look, of which every page is noted.
+        let mut again = open(&options.path, options)?;
+        again.memory.note(image.page_size);
+        let mut workspace = Vec::new();
+        let (same, _) = again.check(options, &mut workspace)?;
+        let source = (image.arch, image.entry);
+        facts::of(&again.memory, &same, source, extract::MAX_CONTENT).map_err(Failure::Problem)?;
+        write(
+            output,
+            extract::core(&again.memory, image.page_size, target),
+        )?;
+    }
+    let source = (image.arch, image.entry);
+    let facts = facts::of(&image.memory, &incoming, source, facts::MAX_CONTENT);
+    let facts = facts.map_err(Failure::Problem)?;
+    Ok((facts, map::of(&image.memory, &incoming)))
+}
+
+fn write(output: &Path, core: Result<Vec<u8>, String>) -> Result<(), Failure> {
+    let written = std::fs::write(output, core.map_err(Failure::Problem)?);
+    written.map_err(|error| Failure::unreadable(format!("{}: {error}", output.display())))
+}
+
+impl Image {
+    fn check<'a>(
+        &'a self,
+        options: &Options,
+        workspace: &mut Vec<u64>,
+    ) -> Result<(Incoming<'a, FileMem>, Option<BootPlace>), Failure> {
+        let (boot, place) = find(self)?;
+        let machine = Machine {
+            v1_bitmaps: options.v1_bitmaps,
+            ..Machine::unknown(self.page_size)
+        };
+        Ok((check(&self.memory, boot, machine, workspace)?, place))
+    }
 }
 
 /// The boot data, and where it stands.

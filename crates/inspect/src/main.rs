@@ -11,8 +11,10 @@
 )]
 
 mod convert;
+mod core_file;
 mod debugfs;
 mod diff;
+mod extract;
 mod facts;
 mod failure;
 mod image;

@@ -4,12 +4,13 @@
 //! read. So nothing is read before it is asked for, and what was read is kept.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
 use elsa::FrozenMap;
-use kho::hal::{FrozenMem, MemError, PhysAddr, PhysRange};
+use kho::hal::{FrozenMem, MemError, PageSize, PhysAddr, PhysRange};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::progress::Progress;
@@ -27,6 +28,8 @@ pub struct FileMem {
     /// What was read, by first address and length: whole words, from a multiple of 8 on.
     read: FrozenMap<(u64, u64), Box<[u64]>>,
     failed: RefCell<Option<io::Error>>,
+    /// The pages that were asked for, if anybody wants to know.
+    looked_at: Option<(PageSize, RefCell<BTreeSet<PhysAddr>>)>,
     progress: Progress,
 }
 
@@ -54,8 +57,32 @@ impl FileMem {
             ranges,
             read: FrozenMap::new(),
             failed: RefCell::new(None),
+            looked_at: None,
             progress: Progress::new("reading the description", None),
         })
+    }
+
+    /// Notes from now on which pages are asked for.
+    pub fn note(&mut self, page: PageSize) {
+        self.looked_at = Some((page, RefCell::default()));
+    }
+
+    /// The pages that were asked for since, ascending.
+    pub fn looked_at(&self) -> Vec<PhysAddr> {
+        let pages = self.looked_at.as_ref().map(|(_, pages)| pages.borrow());
+        pages
+            .iter()
+            .flat_map(|pages| pages.iter().copied())
+            .collect()
+    }
+
+    fn look_at(&self, range: PhysRange) {
+        if let Some((page, pages)) = &self.looked_at {
+            let first = range.start().as_u64() / page.bytes();
+            let end = range.end().as_u64().div_ceil(page.bytes());
+            let all = (first..end).map(|number| PhysAddr::new(number * page.bytes()));
+            pages.borrow_mut().extend(all);
+        }
     }
 
     /// The memory that the file has, ascending.
@@ -72,6 +99,12 @@ impl FileMem {
     pub fn copy(&self, addr: PhysAddr, bytes: &mut [u8]) -> Result<(), MemError> {
         let (absent, wanted) = wanted(addr, bytes.len())?;
         self.range(wanted).ok_or(absent)?;
+        self.look_at(wanted);
+        self.load(addr, bytes, absent)
+    }
+
+    /// Reads memory that the file has.
+    fn load(&self, addr: PhysAddr, bytes: &mut [u8], absent: MemError) -> Result<(), MemError> {
         let mut at = addr;
         let mut rest = bytes;
         let first = self
@@ -118,7 +151,7 @@ impl FileMem {
         let mut words = words.map_err(|_| absent)?;
         let (from, to) = (skip as usize, (skip + range.size()) as usize);
         let place = words.as_mut_bytes().get_mut(from..to).ok_or(absent)?;
-        self.copy(range.start(), place)?;
+        self.load(range.start(), place, absent)?;
         self.progress.advance(range.size());
         Ok(self.read.insert(key, words))
     }
@@ -128,6 +161,7 @@ impl FrozenMem for FileMem {
     fn bytes(&self, addr: PhysAddr, len: usize) -> Result<&[u8], MemError> {
         let (absent, wanted) = wanted(addr, len)?;
         let range = self.range(wanted).ok_or(absent)?;
+        self.look_at(wanted);
         // The block around it, as far as the file has it; or just this, if it is in two blocks.
         let (block, last) = (
             addr.as_u64() / BLOCK,

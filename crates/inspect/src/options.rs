@@ -28,6 +28,8 @@ pub struct Options {
     pub svg: Option<PathBuf>,
     /// Which generation to convert to, and the core file to write.
     pub convert: Option<(Generation, PathBuf)>,
+    /// The core file to write the handover to as it is.
+    pub extract: Option<PathBuf>,
     pub path: PathBuf,
     /// What to compare with.
     pub other: Option<PathBuf>,
@@ -75,12 +77,13 @@ pub fn parse(mut args: lexopt::Parser) -> Result<Option<Options>, lexopt::Error>
     use lexopt::prelude::*;
     let mut options = Options::default();
     let (mut paths, mut to, mut output) = (Vec::new(), None, None);
-    let mut diff = false;
+    let (mut diff, mut extract) = (false, false);
     while let Some(arg) = args.next()? {
         match arg {
             Long("json") => options.json = true,
             Long("preflight") => options.preflight = true,
             Long("diff") => diff = true,
+            Long("extract") => extract = true,
             Long("svg") => options.svg = Some(args.value()?.into()),
             Long("accepted-by") => {
                 let consumer = args.value()?.parse_with(Consumer::parse)?;
@@ -116,13 +119,15 @@ pub fn parse(mut args: lexopt::Parser) -> Result<Option<Options>, lexopt::Error>
     if diff != options.other.is_some() || paths.next().is_some() {
         return Err("one image is shown; --diff takes two".into());
     }
-    options.convert = match (to, output) {
-        (None, None) => None,
-        (Some(to), Some(output)) => Some((to, output)),
-        _ => return Err("--convert and -o go together".into()),
-    };
-    if diff && (options.convert.is_some() || options.svg.is_some()) {
-        return Err("--diff neither converts nor draws".into());
+    match (to, extract, output) {
+        (None, false, None) => {}
+        (Some(to), false, Some(output)) => options.convert = Some((to, output)),
+        (None, true, Some(output)) => options.extract = Some(output),
+        _ => return Err("-o goes with one of --convert and --extract".into()),
+    }
+    let writes = options.convert.is_some() || options.extract.is_some() || options.svg.is_some();
+    if diff && writes {
+        return Err("--diff writes no file".into());
     }
     Ok(Some(options))
 }

@@ -52,10 +52,13 @@ fn description(out: &mut String, facts: &Value, map: Option<&MemoryMap>) {
     );
     if let Some(total) = facts["description_bytes"]["total"].as_u64() {
         let preserved = facts["preserved_bytes"].as_u64().unwrap_or(0).max(1);
-        let share = total as f64 * 100.0 / preserved as f64;
+        let share = match total as f64 * 100.0 / preserved as f64 {
+            share if share < 0.01 => "less than 0.01".to_owned(),
+            share => format!("{share:.2}"),
+        };
         let _ = writeln!(
             out,
-            "            costs {} in all: map {}, sub-blobs {}; {share:.2} % of what is preserved",
+            "            costs {} in all: map {}, sub-blobs {}; {share} % of what is preserved",
             Size(total),
             bytes(&facts["description_bytes"]["map"]),
             bytes(&facts["description_bytes"]["subtrees"]),

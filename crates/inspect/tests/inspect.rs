@@ -12,6 +12,9 @@ use std::process::{Command, Output};
 
 use elf::ElfBytes;
 use elf::endian::LittleEndian;
+use kho::core::outgoing::{Outgoing, Tracker};
+use kho::hal::sim::{SimAlloc, SimMemory};
+use kho::hal::{FrozenMem, Order, PageSize, PhysAddr, PhysRange};
 use serde_json::Value;
 
 const FIXTURES: [&str; 2] = ["linux-7.3-x86_64", "linux-7.3-arm64"];
@@ -576,4 +579,79 @@ fn help_names_every_option() {
         assert!(known, "{option}");
     }
     assert!(help.lines().all(|line| line.len() <= 80));
+}
+
+/// What is extracted says the same as the whole, and has no more than that.
+#[test]
+fn extracts_the_handover_alone() {
+    for name in FIXTURES {
+        let whole = path(&format!("{name}.elf"));
+        let alone = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-alone.elf"));
+        let args = ["--extract", "-o", alone.to_str().unwrap()];
+        assert!(inspect(&args, &whole).status.success());
+        assert_eq!(json(&alone), json(&whole));
+        let size = |path: &Path| std::fs::metadata(path).unwrap().len();
+        assert!(size(&alone) <= size(&whole));
+        std::fs::remove_file(alone).unwrap();
+    }
+    let file = path("linux-7.3-x86_64.elf");
+    let both = ["--extract", "--convert", "v3", "-o", "x"];
+    assert_eq!(inspect(&both, &file).status.code(), Some(2));
+}
+
+/// A machine of 1 TiB: its description is all that is read, and the picture fits a screen.
+#[test]
+fn a_large_machine_is_shown_like_a_small_one() {
+    const GIB: u64 = 1 << 30;
+    let page = PageSize::Size4K;
+    let range = |start, size| PhysRange::new(PhysAddr::new(start), size).unwrap();
+    let mut memory = SimMemory::new([range(GIB, 16 << 20)]).unwrap();
+    let scratch = [range(GIB + (8 << 20), 8 << 20)];
+    let boot = {
+        let alloc = SimAlloc::new(&memory, page, [range(GIB, 8 << 20)]);
+        let tracker = Tracker::new(&memory, &alloc, page, &scratch).unwrap();
+        let mut outgoing = Outgoing::new(tracker).unwrap();
+        let folios = |start, count, order| {
+            let order = Order::new(order).unwrap();
+            for i in 0..count {
+                let addr = PhysAddr::new(start + i * order.bytes(page).unwrap());
+                outgoing.tracker().preserve_folio(addr, order).unwrap();
+            }
+        };
+        folios(4 * GIB, 700, 18);
+        folios(720 * GIB, 4096, 9);
+        folios(1023 * GIB, 100, 0);
+        let array = PhysAddr::new(GIB + (16 << 20) - 4096);
+        outgoing.finalize(array, &mut []).unwrap().hand_over()
+    };
+    let frozen = memory.freeze();
+    let ram = frozen.bytes(PhysAddr::new(GIB), 16 << 20).unwrap();
+    let ram = temporary("large.ram", ram);
+    let svg = Path::new(env!("CARGO_TARGET_TMPDIR")).join("large.svg");
+    let data = format!(
+        "{},{},{},{}",
+        boot.fdt_addr, boot.fdt_size, boot.scratch_addr, boot.scratch_size
+    );
+    let base = GIB.to_string();
+    let mut args = vec!["--arch", "x86_64", "--base", &base, "--kho-data", &data];
+    args.extend(["--svg", svg.to_str().unwrap()]);
+    let output = inspect(&args, &ram);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.contains("preserved   708.0 GiB in 4897 folios"),
+        "{text}"
+    );
+    let line = text.lines().find(|line| line.starts_with("memory"));
+    let cells = line.unwrap().split_whitespace().nth(1).unwrap();
+    assert!(cells.chars().count() <= 64, "{cells}");
+    assert!(cells.contains("LLLLLLLL") && cells.contains('M'), "{cells}");
+    let drawn = std::fs::read_to_string(&svg).unwrap();
+    assert!(drawn.contains("preserved, 1 GiB and more: 700 GiB"));
+    let height = drawn
+        .split("height=\"")
+        .nth(1)
+        .and_then(|rest| rest.split('"').next());
+    assert!(height.unwrap().parse::<u32>().unwrap() < 1600, "{height:?}");
+    std::fs::remove_file(svg).unwrap();
+    std::fs::remove_file(ram).unwrap();
 }
