@@ -192,6 +192,24 @@ fn constants_are_not_published_over_a_write() {
 }
 
 #[test]
+fn constants_are_not_answered_while_the_device_was_not_seen_since_its_reset() {
+    bounded(|| {
+        let device = device(true);
+        device.read();
+        device.reset();
+        let resetter = {
+            let device = Arc::clone(&device);
+            thread::spawn(move || device.reset())
+        };
+        device.settle();
+        resetter.join().unwrap();
+        if device.function.state().kind() != Kind::Active {
+            assert_eq!(device.function.hit(at()), None);
+        }
+    });
+}
+
+#[test]
 fn a_constant_that_was_written_is_not_brought_back_by_a_reset() {
     bounded(|| {
         let device = device(true);
