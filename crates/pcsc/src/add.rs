@@ -88,7 +88,7 @@ pub enum AddError {
         /// The function.
         function: Sbdf,
     },
-    /// It was reset or forgotten meanwhile, or written to again and again.
+    /// It was forgotten meanwhile, or written to or reset again and again.
     Interrupted {
         /// The function.
         function: Sbdf,
@@ -102,7 +102,7 @@ impl fmt::Display for AddError {
             Self::NotReady { function } => write!(f, "{function}: not ready"),
             Self::Unreadable { function } => write!(f, "{function}: identity unreadable"),
             Self::NoMemory { function } => write!(f, "{function}: no memory for its cache"),
-            Self::Interrupted { function } => write!(f, "{function}: reset while being added"),
+            Self::Interrupted { function } => write!(f, "{function}: changed while being added"),
         }
     }
 }
@@ -264,11 +264,16 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
                 return Ok(how);
             }
             if entry.state().kind() != Kind::Adding {
-                // Reset or forgotten.
+                // Forgotten.
                 break;
             }
         }
-        self.forget_with_below(entry, was_bridge.then(|| every_bus_above(function)));
+        // Whoever interrupted the addition may have taken it out already, but not what is below.
+        self.forget_one(entry);
+        if was_bridge {
+            self.reset_buses(function, every_bus_above(function), true);
+        }
+        self.forget_virtual_functions(entry, None);
         Err(error)
     }
 
@@ -282,7 +287,10 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
     fn infer(&self, entry: &Function<'m>, function: Sbdf, policy: u64) -> Result<(), AddError> {
         entry.wipe(Keep::Nothing);
         entry.unhold();
-        entry.flags.store(policy, Ordering::Release);
+        // What it was before counts until it is known what it is: what is below it stays in the
+        // cache meanwhile.
+        let before = entry.flags.load(Ordering::Acquire) & HEADER_TYPE;
+        entry.flags.store(policy | before, Ordering::Release);
         let mut source = |at: Access| {
             let value = self.hardware(&entry.counters, function, at).ok()?;
             if !self.wide.any() {

@@ -240,12 +240,11 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         keep: Keep,
     ) -> Option<crate::function::State> {
         let now = function.enter_if(|kind| match kind {
-            // An addition under way fails, since its epoch is over.
             Kind::Vacant | Kind::Adding => None,
             _ => Some(Kind::Resetting),
         });
         if now.is_none() {
-            function.enter_if(|kind| (kind == Kind::Adding).then_some(Kind::Vacant));
+            function.restart_addition();
         }
         function.unhold();
         function.wipe(keep);

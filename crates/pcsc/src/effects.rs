@@ -467,8 +467,7 @@ impl<C: PciConfigAccess> Cached<'_, C> {
         }
         if plan.unclear {
             // An addition starts anew, for it may have read what was there before.
-            let restarted = function.enter_if(|kind| (kind == Kind::Adding).then_some(kind));
-            if restarted.is_none() {
+            if !function.restart_addition() {
                 self.reset_one(function, Keep::Nothing);
             }
             function.unhold();

@@ -234,6 +234,12 @@ impl<'m> Function<'m> {
         }
     }
 
+    /// Lets an addition that is under way start anew; whether one is.
+    pub(crate) fn restart_addition(&self) -> bool {
+        self.enter_if(|kind| (kind == Kind::Adding).then_some(kind))
+            .is_some()
+    }
+
     /// Ends the unsettled state `now`, if it still holds.
     pub(crate) fn settle(&self, now: State) -> Option<State> {
         self.advance(now, Kind::Active).then(|| now.active())

@@ -346,9 +346,9 @@ fn an_addition_keeps_nothing_from_before_a_write_that_it_could_not_see() {
                     }
                 } else {
                     // The addition starts anew.
-                    function.enter_if(|kind| (kind == Kind::Adding).then_some(kind));
+                    function.restart_addition();
                     device.write(2);
-                    function.enter_if(|kind| (kind == Kind::Adding).then_some(kind));
+                    function.restart_addition();
                 }
                 wide.leave();
                 device.read();
