@@ -9,19 +9,20 @@ pub(crate) const HEADER_TYPE: u64 = 0x7f;
 pub(crate) const NO_BIST: u64 = 1 << 7;
 /// Capabilities are known.
 pub(crate) const MAPPED: u64 = 1 << 8;
-/// The page is a predecessor's.
-pub(crate) const ADOPTED: u64 = 1 << 9;
 /// [`crate::Unlisted::Constant`].
-pub(crate) const UNLISTED_CONSTANT: u64 = 1 << 10;
+pub(crate) const UNLISTED_CONSTANT: u64 = 1 << 9;
 /// [`crate::Unlisted::Absent`].
-pub(crate) const UNLISTED_ABSENT: u64 = 1 << 11;
-/// The predecessor marked bytes by other rules.
-pub(crate) const OTHER_RULES: u64 = 1 << 12;
+pub(crate) const UNLISTED_ABSENT: u64 = 1 << 10;
 
 impl Function<'_> {
+    /// Without the multifunction bit.
+    pub(crate) fn header_type(&self) -> u64 {
+        self.flags.load(Ordering::Acquire) & HEADER_TYPE
+    }
+
     pub(crate) fn is_bridge(&self) -> bool {
         // A CardBus bridge has its bus numbers and its reset bit at the same places.
-        matches!(self.flags.load(Ordering::Acquire) & HEADER_TYPE, 1 | 2)
+        matches!(self.header_type(), 1 | 2)
     }
 
     /// Whether it shows no vendor, as virtual functions do.
@@ -30,7 +31,7 @@ impl Function<'_> {
     }
 
     pub(crate) fn is_endpoint(&self) -> bool {
-        self.flags.load(Ordering::Acquire) & HEADER_TYPE == 0
+        self.header_type() == 0
     }
 
     /// Bits of bitmap word `n` that may be answered: those marked, and those that are fixed.

@@ -18,6 +18,7 @@
 //! | First VF Offset, VF Stride (SR-IOV, 14-17) | the lowest physical function's ARI Capable Hierarchy changes them in all |
 //! | expansion ROM, low byte | validation status, set by the device |
 //! | PRI control (4-5) | Reset clears itself |
+//! | Link Control 2 (PCI Express, 30-31) | transmit margin and compliance bits follow the link's training |
 //! | Link Control 3 (secondary PCI Express) | Perform Equalization clears itself |
 //!
 //! # Source
@@ -323,7 +324,6 @@ const EXPRESS: &[Row] = &[
     w(0x28, 0x28).when(0x02, 0x000f, 2), // device control 2
     w(0x29, 0x29).when(0x02, 0x000f, 2).ports(!DOWNSTREAM),
     c(0x2c, 0x2f).when(0x02, 0x000f, 2), // link capabilities 2
-    w(0x30, 0x31).when(0x02, 0x000f, 2), // link control 2
     c(0x34, 0x37).when(0x02, 0x000f, 2), // slot capabilities 2
     w(0x38, 0x39).when(0x02, 0x000f, 2), // slot control 2
 ];
