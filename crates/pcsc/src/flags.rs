@@ -34,13 +34,15 @@ impl Function<'_> {
         self.header_type() == 0
     }
 
-    /// Bits of bitmap word `n` that may be answered: those marked, and those that are fixed.
+    /// Bits of bitmap word `n` that may be answered: those marked, those that are fixed, and the
+    /// command register.
     pub(crate) fn answerable(&self, n: usize) -> u64 {
         let flags = self.flags.load(Ordering::Acquire);
         let (header, has_bist) = ((flags & HEADER_TYPE) as u8, flags & NO_BIST == 0);
         let marked = self.space().and_then(|space| space.cacheable(n));
         marked.map_or(0, |word| {
-            word.load(Ordering::Acquire) | fixed_bits(n, header, has_bist)
+            let unmarked = fixed_bits(n, header, has_bist) | command_bits(n, header);
+            word.load(Ordering::Acquire) | unmarked
         })
     }
 
@@ -57,4 +59,14 @@ pub(crate) fn fixed_bits(n: usize, header_type: u8, has_bist: bool) -> u64 {
     let fixed = crate::table::fixed(header_type, has_bist);
     let words = fixed.into_iter().flat_map(crate::bits::masks);
     words.fold(0, |bits, (_, mask)| bits | mask)
+}
+
+/// The command register, in bitmap word `n`.
+fn command_bits(n: usize, header_type: u8) -> u64 {
+    match (n, header_type) {
+        (0, 0 | 1) => {
+            crate::bits::masks(crate::table::COMMAND).fold(0, |bits, (_, mask)| bits | mask)
+        }
+        _ => 0,
+    }
 }

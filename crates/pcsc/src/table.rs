@@ -210,6 +210,10 @@ pub const fn fixed(header_type: u8, has_bist: bool) -> [core::ops::Range<u16>; 2
     [bist, reserved]
 }
 
+/// The command register of header types 0 and 1: only writes and resets change it. It is answered,
+/// but not marked as cacheable, for the same reason.
+pub const COMMAND: core::ops::Range<u16> = 0x04..0x06;
+
 /// Header type 1: bridges.
 pub const HEADER_1: &[Row] = &[
     c(0x00, 0x03),
