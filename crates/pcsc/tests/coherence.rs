@@ -18,7 +18,7 @@ use kho_hal::{Access, PageSize, PciConfigAccess, PhysAddr, PhysMem, PhysRange, S
 use kho_pcsc::{Cached, Reset, Saved, Unlisted, Variant};
 use proptest::prelude::*;
 
-use common::{ALL, NAMED, PF, PORT, SWITCH, find, machine, volatile};
+use common::{ALL, DEEP, NAMED, PF, PORT, SIBLING, SWITCH, find, machine, volatile};
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -70,7 +70,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (function(), any::<bool>()).prop_map(|(f, cold)| Op::ResetOutside(f, cold)),
         1 => function().prop_map(Op::Pull),
         1 => any::<bool>().prop_map(Op::Switch),
-        1 => (function(), any::<u32>()).prop_map(|(f, v)| Op::Kexec(f, v)),
+        3 => (function(), any::<u32>()).prop_map(|(f, v)| Op::Kexec(f, v)),
     ]
 }
 
@@ -220,7 +220,8 @@ proptest! {
                 let at = match *function {
                     PF => sriov + 8,
                     PORT | SWITCH => 0x18,
-                    _ => 0x10,
+                    SIBLING | DEEP => 0x12,
+                    _ => 0x16,
                 };
                 if value & 1 != 0 {
                     cache.write(*function, Access::new(at, Width::U16).unwrap(), value >> 1).unwrap();
