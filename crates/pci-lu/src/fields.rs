@@ -152,25 +152,35 @@ pub fn kind_of<C: PciConfigAccess>(config: &C, function: Sbdf) -> Result<Kind, F
         1 => return Ok(Kind::Bridge),
         _ => return Err(FieldError::Header { function, found }),
     }
-    let mut physical = false;
-    let mut source = |at: Access| config.read(function, at).ok();
-    let mut express = false;
-    let _ = walk_standard(&mut source, found, |cap| {
-        express |= cap.id == CapId::Standard(0x10);
+    let sriov = capability(config, function, CapId::Extended(0x10));
+    let physical = sriov.is_some_and(|at| {
+        let control = config.read_u16(function, at + 8);
+        control.is_ok_and(|control| control & 1 != 0)
     });
-    if express {
-        let _ = walk_extended(&mut source, |cap| {
-            physical |= cap.id == CapId::Extended(0x10)
-                && config
-                    .read_u16(function, cap.offset + 8)
-                    .is_ok_and(|control| control & 1 != 0);
-        });
-    }
     Ok(if physical {
         Kind::Physical
     } else {
         Kind::PeerEndpoint
     })
+}
+
+/// Where the first capability of this number starts; `None` if there is none, or the list cannot be
+/// read. No write.
+pub(crate) fn capability<C: PciConfigAccess>(config: &C, function: Sbdf, id: CapId) -> Option<u16> {
+    let mut source = |at: Access| config.read(function, at).ok();
+    let header_type = source.u8(0x0e)? & 0x7f;
+    let mut found = None;
+    let mut express = false;
+    let _ = walk_standard(&mut source, header_type, |cap| {
+        express |= cap.id == CapId::Standard(0x10);
+        found = found.or((cap.id == id).then_some(cap.offset));
+    });
+    if express {
+        let _ = walk_extended(&mut source, |cap| {
+            found = found.or((cap.id == id).then_some(cap.offset));
+        });
+    }
+    found
 }
 
 /// The dwords at which a capability starts.

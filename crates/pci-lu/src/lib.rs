@@ -12,6 +12,8 @@
 //! | [`guard`] | configuration space with the policy applied (`alloc`) |
 //! | [`registry`] | who is preserved, outgoing and incoming (`alloc`) |
 //! | [`record`] | what the predecessor preserved: both serialized forms, checked |
+//! | [`functions`] | what it knew of each function beside that, checked |
+//! | [`bars`] | sizes of BARs, asked for or known |
 //!
 //! # Example
 //! A function is frozen; what keeps its DMA running is written, what would stop it is not.
@@ -52,7 +54,9 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod bars;
 pub mod fields;
+pub mod functions;
 #[cfg(feature = "alloc")]
 pub mod guard;
 pub mod record;
@@ -60,7 +64,9 @@ pub mod record;
 pub mod registry;
 pub mod table;
 
+pub use bars::{BarError, Bars};
 pub use fields::{Field, FieldError, for_each_field, kind_of};
+pub use functions::{Facts, Functions};
 #[cfg(feature = "alloc")]
 pub use guard::{GuardError, Guarded, State};
 
