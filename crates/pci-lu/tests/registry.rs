@@ -553,6 +553,37 @@ fn t18_objects_that_fail_take_no_memory() {
     }
 }
 
+/// Undoing does not fail, also where memory does; what it could not cut off is cut off later.
+#[test]
+fn t18_undoing_with_memory_that_fails() {
+    for n in 0..8 {
+        let (bus, devices) = machine();
+        let registry = Registry::new(bus);
+        let mut memory = memory();
+        let boot = open(&memory, &registry, V2, |outgoing, luo, faults| {
+            let tracker = outgoing.tracker();
+            for nvme in NVME {
+                registry.preserve(tracker, &find(&devices), nvme).unwrap();
+            }
+            faults.fail_at(Some(n));
+            registry
+                .unpreserve(tracker, &find(&devices), NVME[1])
+                .unwrap();
+            faults.fail_at(None);
+            assert_eq!(registry.outgoing_count(), 4);
+            jump(outgoing, luo)
+        });
+        let expected = [ROOT, UP, DOWN[0], NVME[0]];
+        let frozen = memory.freeze();
+        let incoming = common::check(&frozen, boot);
+        let mut workspace = [0; 4096];
+        let known = Functions::read(&incoming, &mut workspace).unwrap().unwrap();
+        assert!(known.iter().map(|known| known.0).eq(expected), "{n}");
+        let record = Record::read(&incoming, &mut workspace).unwrap().unwrap();
+        assert!(record.iter().map(|entry| entry.function).eq(expected));
+    }
+}
+
 /// A second file asks for what the first did not: what is known of functions that are preserved
 /// already.
 #[test]
