@@ -160,7 +160,7 @@ impl Page {
     /// A register for the walk: what the page knows, or follows from what it marked.
     fn register(&self, entry: &Function<'_>, at: Access) -> Option<u32> {
         let has = |map: &[u64; MAP], at: Access| {
-            let bits = (1u64 << at.width().bytes()) - 1 << (at.offset() & 63);
+            let bits = ((1u64 << at.width().bytes()) - 1) << (at.offset() & 63);
             let word = map.get(usize::from(at.offset() >> 6)).copied();
             word.is_some_and(|word| word & bits == bits)
         };
