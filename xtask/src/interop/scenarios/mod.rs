@@ -1,0 +1,23 @@
+//! The scenarios. Each runs machines and judges what their programs said.
+
+mod linux_to_linux;
+
+use anyhow::Result;
+
+use super::Bench;
+use super::arch::Arch;
+
+/// A scenario, given its name. An error is why it failed.
+pub type Scenario = fn(&Bench, &str) -> Result<()>;
+
+/// All of them, in the order in which they are run.
+pub const SCENARIOS: [(&str, Scenario); 1] = [("linux-to-linux", linux_to_linux::run)];
+
+/// The command line of a Linux kernel that hands over and takes over.
+fn linux_cmdline(arch: Arch, job: &str) -> String {
+    format!(
+        "console={} panic=-1 kho=on liveupdate=on kho_scratch=64M,0,64M \
+         reserve_mem=1M:4096:oops interop={job}",
+        arch.console()
+    )
+}
