@@ -45,6 +45,14 @@ impl Arch {
             Self::Aarch64 => "ttyAMA0",
         }
     }
+
+    /// The physical address of the first byte of RAM.
+    pub fn ram_base(self) -> u64 {
+        match self {
+            Self::X86_64 => 0,
+            Self::Aarch64 => 0x4000_0000,
+        }
+    }
 }
 
 impl fmt::Display for Arch {

@@ -103,6 +103,11 @@ fn wait(qemu: &mut Command, limit: Duration) -> Result<()> {
 }
 
 impl Run {
+    /// The RAM of the machine as it was at power-off.
+    pub fn ram(&self) -> &Path {
+        &self.ram
+    }
+
     /// The boot of this number, which `program` made.
     pub fn boot(&self, number: usize, program: &str) -> Result<&Boot> {
         let boot = self.boots.get(number);

@@ -2,6 +2,7 @@
 
 mod arch;
 mod initrd;
+mod inspect;
 mod kernels;
 mod machine;
 mod places;
@@ -61,6 +62,8 @@ pub struct Bench {
     linux: PathBuf,
     /// The guest's init.
     init: PathBuf,
+    /// Our program, in the form of a Linux kernel.
+    bare_metal: PathBuf,
     /// Where files may be put.
     folder: PathBuf,
 }
@@ -86,6 +89,7 @@ pub fn run(options: &Options) -> Result<bool> {
             arch,
             linux: kernels::find(arch, &folder)?,
             init: programs::guest_init(arch)?,
+            bare_metal: programs::bare_metal(arch, &folder)?,
             folder: folder.clone(),
         };
         for (name, scenario) in SCENARIOS {

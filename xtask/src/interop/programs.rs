@@ -1,9 +1,12 @@
 //! Builds the programs that run in the machine.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+
+use object::{Object, ObjectSegment};
 
 use super::arch::Arch;
 use super::places;
@@ -24,6 +27,34 @@ pub fn guest_init(arch: Arch) -> Result<PathBuf> {
     }
     run(&mut cargo)?;
     Ok(artifact(&triple)?.join("kho-interop-guest"))
+}
+
+/// Our program, in the form of a Linux kernel.
+pub fn bare_metal(arch: Arch, folder: &Path) -> Result<PathBuf> {
+    let triple = format!("{arch}-unknown-none");
+    let workspace = places::root()?.join("bare-metal");
+    run(&mut cargo(&workspace, &triple, "core,alloc")?)?;
+    let elf = fs::read(artifact(&triple)?.join("kho-bare-metal"))?;
+    let path = folder.join(format!("bare-metal-{arch}"));
+    fs::write(&path, flatten(&elf)?)?;
+    Ok(path)
+}
+
+/// What a boot loader loads: the memory that an ELF file describes, from address 0 on, as far as
+/// the file has contents for it.
+fn flatten(elf: &[u8]) -> Result<Vec<u8>> {
+    let elf = object::File::parse(elf)?;
+    let mut image = Vec::new();
+    for segment in elf.segments() {
+        let bytes = segment.data()?;
+        let at = segment.address() as usize;
+        if image.len() < at + bytes.len() {
+            image.resize(at + bytes.len(), 0);
+        }
+        let place = image.get_mut(at..at + bytes.len());
+        place.context("a segment wraps")?.copy_from_slice(bytes);
+    }
+    Ok(image)
 }
 
 /// `cargo build` for a target, with the standard library that is there, or from its source.

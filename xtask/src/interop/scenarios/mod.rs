@@ -1,6 +1,7 @@
 //! The scenarios. Each runs machines and judges what their programs said.
 
 mod linux_to_linux;
+mod linux_to_ours;
 
 use anyhow::Result;
 
@@ -11,7 +12,10 @@ use super::arch::Arch;
 pub type Scenario = fn(&Bench, &str) -> Result<()>;
 
 /// All of them, in the order in which they are run.
-pub const SCENARIOS: [(&str, Scenario); 1] = [("linux-to-linux", linux_to_linux::run)];
+pub const SCENARIOS: [(&str, Scenario); 2] = [
+    ("linux-to-linux", linux_to_linux::run),
+    ("linux-to-ours", linux_to_ours::run),
+];
 
 /// The command line of a Linux kernel that hands over and takes over.
 fn linux_cmdline(arch: Arch, job: &str) -> String {
