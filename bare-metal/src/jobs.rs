@@ -3,6 +3,7 @@
 //! | `interop=` | |
 //! | --- | --- |
 //! | `look` | take over, say what is there, power off |
+//! | `relay` | take over, say what is there, hand it on to the kernel in session `boot` |
 
 use alloc::format;
 
@@ -11,7 +12,7 @@ use serde_json::json;
 
 use crate::error::{Error, Result};
 use crate::say::fact;
-use crate::{arch, image, memory, take_over};
+use crate::{arch, hand_over, image, memory, take_over};
 
 /// Does it.
 pub fn run(entry: PhysAddr) -> Result<()> {
@@ -28,10 +29,14 @@ pub fn run(entry: PhysAddr) -> Result<()> {
     );
     let frozen = memory::frozen(&machine);
     match machine.option("interop") {
-        Some("look") => {
+        Some(job @ ("look" | "relay")) => {
             let boot = machine.handover.clone()?;
             let incoming = take_over::check(&frozen, &machine, boot)?;
-            take_over::state(&frozen, &incoming)
+            take_over::state(&frozen, &incoming)?;
+            if job == "relay" {
+                match hand_over::relay(&frozen, &machine, &incoming)? {}
+            }
+            Ok(())
         }
         other => Err(Error::Other(format!("interop={other:?} is not known"))),
     }

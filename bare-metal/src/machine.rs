@@ -21,7 +21,8 @@ pub struct Machine {
     pub cmdline: String,
     /// The initial RAM disk.
     pub initrd: Option<PhysRange>,
-    /// What the boot loader put into memory, the RAM disk included.
+    /// What the boot loader put into memory, the RAM disk included, and memory that a successor
+    /// takes for its own.
     pub boot_memory: Vec<PhysRange>,
     /// Where a handover is, if there is one.
     pub handover: Result<BootData, IncomingError>,

@@ -32,12 +32,14 @@ use aarch64 as arch;
 use x86_64 as arch;
 
 mod error;
+mod hand_over;
 
 mod heap;
 mod image;
 mod jobs;
 mod machine;
 mod memory;
+mod next;
 
 mod pages;
 mod ranges;

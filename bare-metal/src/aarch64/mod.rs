@@ -2,12 +2,14 @@
 #![allow(unsafe_code, reason = "instructions that the language does not have")]
 
 mod device_tree;
+mod linux;
 mod serial;
 
 use core::arch::{asm, global_asm};
 use core::fmt;
 
 pub use device_tree::machine;
+pub use linux::boot;
 pub use serial::Serial;
 
 use crate::say::fact;

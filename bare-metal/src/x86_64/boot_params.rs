@@ -16,14 +16,18 @@ use crate::machine::{Machine, PAGE};
 pub const EXT_RAMDISK_IMAGE: usize = 0xc0;
 pub const EXT_RAMDISK_SIZE: usize = 0xc4;
 const EXT_CMD_LINE: usize = 0xc8;
-const E820_ENTRIES: usize = 0x1e8;
+pub const E820_ENTRIES: usize = 0x1e8;
 pub const RAMDISK_IMAGE: usize = 0x218;
 pub const RAMDISK_SIZE: usize = 0x21c;
 pub const CMD_LINE: usize = 0x228;
 const CMDLINE_SIZE: usize = 0x238;
-const E820_TABLE: usize = 0x2d0;
+/// Address of the first node of setup_data.
+pub const SETUP_DATA: usize = 0x250;
+pub const E820_TABLE: usize = 0x2d0;
 const E820_ENTRY: usize = 20;
 const E820_RAM: u32 = 1;
+/// What real mode reaches.
+pub const LOW_MEMORY: u64 = 1 << 20;
 
 /// The number at `offset`; 0 beyond the end.
 pub fn u32_at(bytes: &[u8], offset: usize) -> u32 {
@@ -31,7 +35,8 @@ pub fn u32_at(bytes: &[u8], offset: usize) -> u32 {
     field.map_or(0, |field| u32::from_le_bytes(*field))
 }
 
-fn u64_at(bytes: &[u8], offset: usize) -> u64 {
+/// As [`u32_at`], of 64 bits.
+pub fn u64_at(bytes: &[u8], offset: usize) -> u64 {
     u64::from(u32_at(bytes, offset)) | u64::from(u32_at(bytes, offset + 4)) << 32
 }
 
@@ -59,6 +64,8 @@ pub fn machine(entry: PhysAddr) -> Result<Machine> {
     let text = text.split(|&byte| byte == 0).next().unwrap_or_default();
     let handover = BootData::from_boot_params(&memory, entry);
     let mut boot_memory = alloc::vec![page];
+    // A Linux that comes after us puts its trampolines there before it looks at what is preserved.
+    boot_memory.extend(PhysRange::new(PhysAddr::new(0), LOW_MEMORY));
     boot_memory.extend(PhysRange::new(line, text.len() as u64 + 1));
     boot_memory.extend(initrd);
     if let Ok((_, BootPlace::SetupData(node))) = handover {

@@ -46,6 +46,12 @@ impl<'b> Machine<'b> {
         self
     }
 
+    /// Gives the machine more or less than a minute.
+    pub fn limit(mut self, seconds: u64) -> Self {
+        self.limit = Duration::from_secs(seconds);
+        self
+    }
+
     /// Runs the machine until it is off. The serial line goes to the log of the scenario.
     pub fn run(self) -> Result<Run> {
         let Bench { arch, folder, .. } = self.bench;

@@ -1,5 +1,6 @@
 //! The scenarios. Each runs machines and judges what their programs said.
 
+mod alternate;
 mod linux_to_linux;
 mod linux_to_ours;
 
@@ -12,9 +13,11 @@ use super::arch::Arch;
 pub type Scenario = fn(&Bench, &str) -> Result<()>;
 
 /// All of them, in the order in which they are run.
-pub const SCENARIOS: [(&str, Scenario); 2] = [
+pub const SCENARIOS: [(&str, Scenario); 4] = [
     ("linux-to-linux", linux_to_linux::run),
     ("linux-to-ours", linux_to_ours::run),
+    ("linux-ours-linux", alternate::once),
+    ("ten-alternations", alternate::ten_times),
 ];
 
 /// The command line of a Linux kernel that hands over and takes over.
