@@ -4,27 +4,33 @@
 //! | --- | --- |
 //! | `look` | take over, say what is there, power off |
 //! | `relay` | take over, say what is there, hand it on to the kernel in session `boot` |
+//! | `make` | make a handover from nothing, in `generation=`, for the kernel loaded beside us |
+//! | `damage` | refuse damaged handovers, one after the other, each made by ourselves |
 
 use alloc::format;
+use alloc::vec::Vec;
 
-use kho::hal::PhysAddr;
+use kho::hal::{PhysAddr, PhysRange};
 use serde_json::json;
 
 use crate::error::{Error, Result};
 use crate::say::fact;
-use crate::{arch, hand_over, image, memory, take_over};
+use crate::{arch, damage, hand_over, image, make, memory, take_over};
 
 /// Does it.
 pub fn run(entry: PhysAddr) -> Result<()> {
     let machine = arch::machine(entry)?;
     let image = image::range();
+    let bounds = |range: &PhysRange| [range.start().as_u64(), range.end().as_u64()];
+    let ram: Vec<_> = machine.ram.iter().map(bounds).collect();
     fact(
         "bare-metal",
         json!({
             "arch": arch::NAME,
             "entry": entry.as_u64(),
             "cmdline": machine.cmdline,
-            "image": [image.start().as_u64(), image.end().as_u64()],
+            "image": bounds(&image),
+            "ram": ram,
         }),
     );
     let frozen = memory::frozen(&machine);
@@ -38,6 +44,8 @@ pub fn run(entry: PhysAddr) -> Result<()> {
             }
             Ok(())
         }
+        Some("make") => match make::run(&frozen, &machine)? {},
+        Some("damage") => damage::run(&frozen, &machine),
         other => Err(Error::Other(format!("interop={other:?} is not known"))),
     }
 }

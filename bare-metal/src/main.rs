@@ -11,6 +11,8 @@
 //! | [`memory`] | who may use which memory, and the library's direct maps over it |
 //! | [`pages`] | free pages |
 //! | [`take_over`] | check a handover and say what is in it |
+//! | [`make`] | a handover from nothing |
+//! | [`damage`] | handovers that are wrong |
 //! | [`hand_over`] | keep what was handed over, and hand it on |
 //! | [`next`] | the next kernel: where it comes from, where it goes |
 //! | [`say`] | facts on the serial line |
@@ -31,6 +33,7 @@ use aarch64 as arch;
 #[cfg(target_arch = "x86_64")]
 use x86_64 as arch;
 
+mod damage;
 mod error;
 mod hand_over;
 
@@ -38,6 +41,7 @@ mod heap;
 mod image;
 mod jobs;
 mod machine;
+mod make;
 mod memory;
 mod next;
 

@@ -54,10 +54,7 @@ impl Next {
         let place = |value: &[u8]| {
             let offset = value.as_ptr().addr().checked_sub(bytes.as_ptr().addr())?;
             let start = disk.start().checked_add(offset as u64)?;
-            Some(Content(alloc::vec![PhysRange::new(
-                start,
-                value.len() as u64
-            )?]))
+            Some(Content::of(PhysRange::new(start, value.len() as u64)?))
         };
         let kernel = value("kernel").and_then(place);
         Ok(Self {
@@ -74,6 +71,11 @@ fn text(bytes: &[u8]) -> String {
 }
 
 impl Content {
+    /// One piece.
+    pub fn of(piece: PhysRange) -> Self {
+        Self(alloc::vec![piece])
+    }
+
     fn of_file(session: &Session<'_, Frozen>, token: u64) -> Result<Self> {
         let file = session.file(token).and_then(|file| file.memfd());
         let file = file.ok_or(Error::missing("file in session boot"))?;

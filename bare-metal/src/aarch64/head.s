@@ -3,6 +3,8 @@
 // Source: Linux Documentation/arch/arm64/booting.rst; Arm ARM DDI 0487, D8 and D19.
 
     .section .head, "ax"
+    .globl  loaded
+loaded:
     b       start
     .long   0
     .quad   0                           // text_offset

@@ -50,6 +50,8 @@ header_end:
 
     # There is no 32-bit entry.
     .org    PROTECTED_MODE
+    .globl  loaded
+loaded:
     .code64
 2:  cli
     hlt

@@ -13,8 +13,16 @@ use super::places;
 /// What `inspect` finds in the RAM of a machine that is off. `entry` is the address of the boot
 /// parameters or the device tree.
 pub fn facts(arch: Arch, run: &Run, entry: u64) -> Result<Value> {
+    inspect(&["--json"], arch, run, entry)
+}
+
+/// As [`facts`], with what each known consumer would do with it.
+pub fn preflight(arch: Arch, run: &Run, entry: u64) -> Result<Value> {
+    inspect(&["--json", "--preflight"], arch, run, entry)
+}
+
+fn inspect(options: &[&str], arch: Arch, run: &Run, entry: u64) -> Result<Value> {
     let args = [
-        "--json".to_owned(),
         "--arch".to_owned(),
         arch.name().to_owned(),
         "--base".to_owned(),
@@ -23,6 +31,7 @@ pub fn facts(arch: Arch, run: &Run, entry: u64) -> Result<Value> {
         format!("{entry:#x}"),
     ];
     let args = args.iter().map(OsStr::new);
+    let args = options.iter().map(OsStr::new).chain(args);
     let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
     let output = Command::new(cargo)
         .current_dir(places::root()?)

@@ -1,6 +1,7 @@
 //! Real Linux on both sides of a handover, in QEMU: see docs/interop.md.
 
 mod arch;
+mod bundle;
 mod initrd;
 mod inspect;
 mod kernels;

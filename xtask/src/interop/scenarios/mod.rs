@@ -3,6 +3,8 @@
 mod alternate;
 mod linux_to_linux;
 mod linux_to_ours;
+mod ours_to_linux;
+mod refuse;
 
 use anyhow::Result;
 
@@ -13,11 +15,14 @@ use super::arch::Arch;
 pub type Scenario = fn(&Bench, &str) -> Result<()>;
 
 /// All of them, in the order in which they are run.
-pub const SCENARIOS: [(&str, Scenario); 4] = [
+pub const SCENARIOS: [(&str, Scenario); 7] = [
     ("linux-to-linux", linux_to_linux::run),
     ("linux-to-ours", linux_to_ours::run),
+    ("ours-to-linux", ours_to_linux::run),
     ("linux-ours-linux", alternate::once),
     ("ten-alternations", alternate::ten_times),
+    ("refused-by-linux", refuse::by_linux),
+    ("refused-by-us", refuse::by_us),
 ];
 
 /// The command line of a Linux kernel that hands over and takes over.
