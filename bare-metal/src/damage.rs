@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::machine::{Machine, PAGE};
 use crate::make::{self, Begun};
 use crate::memory::{Frozen, Writable};
-use crate::next::{Content, Next};
+use crate::next::Next;
 use crate::say::fact;
 use crate::take_over;
 
@@ -152,13 +152,7 @@ pub fn run(memory: &Frozen, machine: &Machine) -> Result<()> {
 
 /// Hands over damaged to this program itself, which was loaded beside us.
 fn go_on(memory: &Frozen, machine: &Machine, turn: usize, damage: Damage) -> Result<Infallible> {
-    let loaded = Next::loaded(memory, machine)?;
-    let disk = machine.initrd.ok_or(Error::missing("RAM disk"))?;
-    let next = Next {
-        kernel: loaded.kernel,
-        initrd: Content::of(disk),
-        cmdline: format!("interop=damage turn={turn}"),
-    };
+    let next = Next::ourselves(memory, machine, format!("interop=damage turn={turn}"))?;
     let mut begun = make::begin(machine)?;
     let mut boot = make::plan(&mut begun, Generation::V4)?;
     let Begun {

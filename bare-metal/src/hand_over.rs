@@ -40,7 +40,7 @@ pub fn relay(
 ) -> Result<Infallible> {
     let next = Next::handed_over(memory, incoming)?;
     let plan = Plan::after(machine, incoming);
-    let map = plan.writable();
+    let map = plan.writable(&[]);
     let pages = Pages::new(map, &plan.free);
     let mut outgoing = Outgoing::new(Tracker::new(map, &pages, PAGE, plan.scratch)?)?;
     metadata::publish(&outgoing, RELEASE, incoming.metadata().known())?;

@@ -6,6 +6,8 @@
 //! | `relay` | take over, say what is there, hand it on to the kernel in session `boot` |
 //! | `make` | make a handover from nothing, in `generation=`, for the kernel loaded beside us |
 //! | `damage` | refuse damaged handovers, one after the other, each made by ourselves |
+//! | `cache`, `cache-second` | hand the configuration-space cache over to ourselves |
+//! | `live`, `live-second` | hand a device that does DMA over to ourselves |
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -15,7 +17,7 @@ use serde_json::json;
 
 use crate::error::{Error, Result};
 use crate::say::fact;
-use crate::{arch, damage, hand_over, image, make, memory, take_over};
+use crate::{arch, damage, hand_over, image, make, memory, pci, take_over};
 
 /// Does it.
 pub fn run(entry: PhysAddr) -> Result<()> {
@@ -46,6 +48,10 @@ pub fn run(entry: PhysAddr) -> Result<()> {
         }
         Some("make") => match make::run(&frozen, &machine)? {},
         Some("damage") => damage::run(&frozen, &machine),
+        Some("cache") => match pci::cache::first(&frozen, &machine)? {},
+        Some("cache-second") => pci::cache::second(&frozen, &machine),
+        Some("live") => match pci::live::first(&frozen, &machine)? {},
+        Some("live-second") => pci::live::second(&frozen, &machine),
         other => Err(Error::Other(format!("interop={other:?} is not known"))),
     }
 }

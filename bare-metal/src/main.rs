@@ -15,6 +15,7 @@
 //! | [`damage`] | handovers that are wrong |
 //! | [`hand_over`] | keep what was handed over, and hand it on |
 //! | [`next`] | the next kernel: where it comes from, where it goes |
+//! | [`pci`] | PCI functions across the jump to ourselves |
 //! | [`say`] | facts on the serial line |
 //!
 //! What it does is said by `interop=` on its command line: see [`jobs`].
@@ -46,6 +47,7 @@ mod memory;
 mod next;
 
 mod pages;
+mod pci;
 mod ranges;
 mod say;
 mod take_over;

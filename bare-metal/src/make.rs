@@ -45,7 +45,7 @@ pub fn begin(machine: &Machine) -> Result<Begun> {
     });
     let scratch = vec![scratch.ok_or(Error::missing("RAM for scratch"))?];
     let plan = Plan::new(machine, scratch, Vec::new());
-    let map = plan.writable();
+    let map = plan.writable(&[]);
     let pages: &'static Pages = Box::leak(Box::new(Pages::new(map, &plan.free)));
     let outgoing = Outgoing::new(Tracker::new(map, pages, PAGE, plan.scratch)?)?;
     let room = Room::new(&plan);

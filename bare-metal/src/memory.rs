@@ -70,15 +70,16 @@ impl Plan {
         }
     }
 
-    /// Memory to be written: what is free, and what nobody uses in scratch. Once for each plan.
-    pub fn writable(&self) -> &'static Writable {
+    /// Memory to be written: what is free, what nobody uses in scratch, and `kept`, preserved
+    /// memory that is taken into use and not read as the predecessor's any more. Once for each plan.
+    pub fn writable(&self, kept: &[PhysRange]) -> &'static Writable {
         let scratch = without(self.scratch, self.used.iter().copied());
-        let ranges = [self.free.clone(), whole_pages(&scratch, PAGE)].concat();
+        let ranges = [&self.free, &*whole_pages(&scratch, PAGE), kept].concat();
         // SAFETY: `DirectMap::new`:
         // * mapped: as in `frozen`, and writable;
         // * accessed through atomics only: no Rust object lies outside the image, which is in
         //   `used`; what a frozen map is asked for is what the predecessor and the boot loader
-        //   left, which is in `used` as well;
+        //   left, which is in `used` as well, less `kept`;
         // * null and length: as in `frozen`.
         let map = unsafe { Writable::new(0, Vec::leak(ranges)) };
         Box::leak(Box::new(map))

@@ -63,6 +63,16 @@ impl Next {
             cmdline: text(value("cmdline").unwrap_or_default()),
         })
     }
+
+    /// This program once more, which was loaded beside us, with our RAM disk and `cmdline`.
+    pub fn ourselves(memory: &Frozen, machine: &Machine, cmdline: String) -> Result<Self> {
+        let disk = machine.initrd.ok_or(Error::missing("RAM disk"))?;
+        Ok(Self {
+            kernel: Self::loaded(memory, machine)?.kernel,
+            initrd: Content::of(disk),
+            cmdline,
+        })
+    }
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -10,10 +10,11 @@ use alloc::vec::Vec;
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
 use kho::core::BootData;
-use kho::hal::{FrozenDirectMap, FrozenMem, PhysAddr, PhysRange};
+use kho::hal::{Ecam, FrozenDirectMap, FrozenMem, PhysAddr, PhysRange};
 
 use crate::error::{Error, Result};
 use crate::machine::Machine;
+use crate::memory::Frozen;
 
 /// Of a flattened device tree.
 const HEADER: usize = 40;
@@ -58,6 +59,24 @@ pub fn machine(entry: PhysAddr) -> Result<Machine> {
         boot_memory,
         handover: handover.map(|(data, _)| data),
     })
+}
+
+/// The configuration space that the device tree names.
+pub fn ecam(memory: &Frozen, machine: &Machine) -> Result<Ecam> {
+    const COMPATIBLE: &[u8] = b"pci-host-ecam-generic\0";
+    let fdt = Fdt::new(tree(memory, machine.entry)?);
+    let fdt = fdt.map_err(|_| Error::missing("valid device tree"))?;
+    let root = fdt.root();
+    let mut nodes = root.children();
+    let node = nodes.find(|node| value(*node, "compatible") == Some(COMPATIBLE));
+    let reg = node.and_then(|node| value(node, "reg"));
+    let window = reg
+        .and_then(pair)
+        .ok_or(Error::missing("PCI host bridge"))?;
+    let last = (window.size() >> 20).clamp(1, 256) as u16 - 1;
+    // SAFETY: `Ecam::new`: the device tree says that the window is configuration space from bus 0
+    // on; `head.s` maps the first 512 GiB where they are, other than RAM as device memory.
+    Ok(unsafe { Ecam::new(window.start().as_u64() as usize, 0, 0..=last as u8) })
 }
 
 /// The bytes of the device tree at `at`.

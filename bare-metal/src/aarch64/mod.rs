@@ -8,7 +8,7 @@ mod serial;
 use core::arch::{asm, global_asm};
 use core::fmt;
 
-pub use device_tree::machine;
+pub use device_tree::{ecam, machine};
 pub use linux::boot;
 pub use serial::Serial;
 

@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "instructions that the language does not have")]
 
 mod boot_params;
+mod ecam;
 mod linux;
 mod paging;
 mod port;
@@ -9,6 +10,7 @@ mod port;
 use core::arch::global_asm;
 use core::fmt;
 
+pub use ecam::ecam;
 use kho::hal::PhysAddr;
 pub use linux::boot;
 pub use port::Serial;

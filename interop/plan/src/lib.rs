@@ -52,6 +52,9 @@ pub const REGION_SIZE: u64 = 1 << 20;
 /// Which pattern it holds.
 pub const REGION_SEED: u64 = 9;
 
+/// Which pattern the device writes whose DMA goes on across a jump.
+pub const DMA_SEED: u64 = 11;
+
 /// The session in which a Linux kernel travels that the bare-metal program boots.
 pub const BOOT: &str = "boot";
 /// Token of the kernel image.

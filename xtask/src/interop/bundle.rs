@@ -29,8 +29,8 @@ pub fn bundle(kernel: &Path, initrd: &[u8], cmdline: &str) -> Result<Vec<u8>> {
 }
 
 /// A machine that starts our program with `cmdline` and `bundle`. QEMU itself does on arm64; on
-/// x86, where it knows the 16-bit entry only, a Linux without KHO is the boot loader. How many
-/// boots come before ours is the second result.
+/// x86, where it knows the 16-bit entry only, Linux is the boot loader. How many boots come before
+/// ours is the second result.
 pub fn machine<'b>(
     bench: &'b Bench,
     name: &'b str,
@@ -42,15 +42,25 @@ pub fn machine<'b>(
             let machine = Machine::new(bench, name, &bench.bare_metal, cmdline);
             Ok((machine.initrd(bundle), 0))
         }
-        Arch::X86_64 => {
-            let loader = Initrd::new(&bench.init)?
-                .kernel("next", &bench.bare_metal, &bundle, cmdline)?
-                .finish()?;
-            let line = format!("console={} panic=-1 interop=load", bench.arch.console());
-            Ok((
-                Machine::new(bench, name, &bench.linux, &line).initrd(loader),
-                1,
-            ))
-        }
+        Arch::X86_64 => loaded_by_linux(bench, name, cmdline, bundle),
     }
+}
+
+/// As [`machine`], always with a Linux without KHO as the boot loader: it gives out bus numbers and
+/// addresses to PCI functions.
+pub fn loaded_by_linux<'b>(
+    bench: &'b Bench,
+    name: &'b str,
+    cmdline: &str,
+    bundle: Vec<u8>,
+) -> Result<(Machine<'b>, usize)> {
+    let initrd = Initrd::new(&bench.init)?
+        .kernel("next", &bench.bare_metal, &bundle, cmdline)?
+        .finish()?;
+    let line = format!(
+        "console={} panic=-1 kho=off interop=load",
+        bench.arch.console()
+    );
+    let machine = Machine::new(bench, name, &bench.linux, &line);
+    Ok((machine.initrd(initrd), 1))
 }

@@ -20,6 +20,8 @@ pub struct Machine<'b> {
     kernel: &'b Path,
     initrd: Vec<u8>,
     cmdline: String,
+    devices: &'b [&'b str],
+    instruction_time: bool,
     limit: Duration,
 }
 
@@ -37,12 +39,27 @@ impl<'b> Machine<'b> {
             kernel,
             initrd: Vec::new(),
             cmdline: cmdline.to_owned(),
+            devices: &[],
+            instruction_time: false,
             limit: Duration::from_secs(60),
         }
     }
 
     pub fn initrd(mut self, initrd: Vec<u8>) -> Self {
         self.initrd = initrd;
+        self
+    }
+
+    /// Adds devices, as QEMU's `-device` takes them.
+    pub fn devices(mut self, devices: &'b [&'b str]) -> Self {
+        self.devices = devices;
+        self
+    }
+
+    /// Lets an instruction take four nanoseconds of the machine's time, however long it takes here: so
+    /// what a device does in the meantime does not depend on how busy the host is.
+    pub fn instruction_time(mut self) -> Self {
+        self.instruction_time = true;
         self
     }
 
@@ -71,7 +88,13 @@ impl<'b> Machine<'b> {
             .arg("-kernel")
             .arg(self.kernel)
             .args(["-append", &self.cmdline])
-            .stdin(Stdio::null());
+            .args(self.devices.iter().flat_map(|device| ["-device", device]))
+            .stdin(Stdio::null())
+            .stderr(Stdio::null());
+        if self.instruction_time {
+            // Several processors would take turns, and Linux would wait for them.
+            qemu.args(["-icount", "shift=2,sleep=off", "-smp", "1"]);
+        }
         if !self.initrd.is_empty() {
             qemu.arg("-initrd").arg(&initrd);
         }

@@ -4,6 +4,7 @@ mod alternate;
 mod linux_to_linux;
 mod linux_to_ours;
 mod ours_to_linux;
+mod pci;
 mod refuse;
 
 use anyhow::Result;
@@ -15,12 +16,14 @@ use super::arch::Arch;
 pub type Scenario = fn(&Bench, &str) -> Result<()>;
 
 /// All of them, in the order in which they are run.
-pub const SCENARIOS: [(&str, Scenario); 7] = [
+pub const SCENARIOS: [(&str, Scenario); 9] = [
     ("linux-to-linux", linux_to_linux::run),
     ("linux-to-ours", linux_to_ours::run),
     ("ours-to-linux", ours_to_linux::run),
     ("linux-ours-linux", alternate::once),
     ("ten-alternations", alternate::ten_times),
+    ("config-cache", pci::config_cache),
+    ("live-dma", pci::live_dma),
     ("refused-by-linux", refuse::by_linux),
     ("refused-by-us", refuse::by_us),
 ];
