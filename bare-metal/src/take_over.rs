@@ -1,10 +1,11 @@
 //! Checking a handover, and saying what is in it.
 
+use alloc::string::String;
 use alloc::vec;
 
 use kho::core::BootData;
-use kho::core::incoming::{File, Incoming, Machine as Layout, Ram};
-use kho::hal::{FrozenMem, PhysRange};
+use kho::core::incoming::{File, Incoming, Machine as Layout, Memfd, Ram};
+use kho::hal::FrozenMem;
 use serde_json::json;
 
 use crate::error::Result;
@@ -54,7 +55,8 @@ pub fn state(memory: &Frozen, incoming: &Incoming<'_, Frozen>) -> Result<()> {
         }),
     );
     for area in incoming.scratch().areas() {
-        fact("scratch", place(area));
+        let (start, size) = (area.start().as_u64(), area.size());
+        fact("scratch", json!({ "start": start, "size": size }));
     }
     for blob in incoming.subtrees() {
         let bytes = memory.bytes(blob.range.start(), blob.range.size() as usize)?;
@@ -75,10 +77,15 @@ pub fn state(memory: &Frozen, incoming: &Incoming<'_, Frozen>) -> Result<()> {
     }
     for region in incoming.reserve_mem().iter() {
         let bytes = memory.bytes(region.range.start(), region.range.size() as usize)?;
-        let mut what = place(region.range);
-        what["name"] = json!(region.name);
-        what["sha256"] = json!(Sum::of(bytes));
-        fact("region", what);
+        fact(
+            "region",
+            json!({
+                "name": region.name,
+                "start": region.range.start().as_u64(),
+                "size": region.range.size(),
+                "sha256": Sum::of(bytes),
+            }),
+        );
     }
     if let Some(luo) = incoming.luo().known() {
         fact("luo", json!({ "liveupdate_num": luo.liveupdate_num() }));
@@ -99,27 +106,34 @@ pub fn state(memory: &Frozen, incoming: &Incoming<'_, Frozen>) -> Result<()> {
 }
 
 fn state_file(memory: &Frozen, session: &str, file: &File<'_, Frozen>) -> Result<()> {
-    let mut what = json!({
-        "session": session,
-        "token": file.token(),
-        "compatible": file.compatible(),
-        "data": file.data(),
-    });
-    if let Some(memfd) = file.memfd() {
-        let size = memfd.descriptor().size.get();
-        let (mut sum, mut done) = (Sum::default(), 0);
-        for segment in memfd.segments() {
-            zeros(&mut sum, segment.offset - done);
-            let length = segment.range.size();
-            sum.add(memory.bytes(segment.range.start(), length as usize)?);
-            done = segment.offset + length;
-        }
-        zeros(&mut sum, size - done);
-        what["size"] = json!(size);
-        what["sha256"] = json!(sum.finish());
-    }
-    fact("file", what);
+    let memfd = file.memfd();
+    let size = memfd.map(|memfd| memfd.descriptor().size.get());
+    let sum = memfd.map(|memfd| content(memory, &memfd)).transpose()?;
+    fact(
+        "file",
+        json!({
+            "session": session,
+            "token": file.token(),
+            "compatible": file.compatible(),
+            "data": file.data(),
+            "size": size,
+            "sha256": sum,
+        }),
+    );
     Ok(())
+}
+
+/// The digest of a file's bytes.
+fn content(memory: &Frozen, memfd: &Memfd<'_, Frozen>) -> Result<String> {
+    let (mut sum, mut done) = (Sum::default(), 0);
+    for segment in memfd.segments() {
+        zeros(&mut sum, segment.offset - done);
+        let length = segment.range.size();
+        sum.add(memory.bytes(segment.range.start(), length as usize)?);
+        done = segment.offset + length;
+    }
+    zeros(&mut sum, memfd.descriptor().size.get() - done);
+    Ok(sum.finish())
 }
 
 /// A hole in a file reads as zeros.
@@ -130,8 +144,4 @@ fn zeros(sum: &mut Sum, mut count: u64) {
         sum.add(ZEROS.get(..part as usize).unwrap_or_default());
         count -= part;
     }
-}
-
-fn place(range: PhysRange) -> serde_json::Value {
-    json!({ "start": range.start().as_u64(), "size": range.size() })
 }

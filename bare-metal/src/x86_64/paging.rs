@@ -15,7 +15,9 @@ use crate::error::{Error, Result};
 struct Table([AtomicU64; 512]);
 
 impl Table {
-    const EMPTY: Self = Self([const { AtomicU64::new(0) }; 512]);
+    const fn new() -> Self {
+        Self([const { AtomicU64::new(0) }; 512])
+    }
 
     fn address(&self) -> u64 {
         (&raw const *self).addr() as u64
@@ -23,8 +25,8 @@ impl Table {
 }
 
 /// Its first entry covers 512 GiB.
-static ROOT: Table = Table::EMPTY;
-static POINTERS: Table = Table::EMPTY;
+static ROOT: Table = Table::new();
+static POINTERS: Table = Table::new();
 
 /// Present, writable.
 const TABLE: u64 = 3;
@@ -55,7 +57,7 @@ pub fn start(ram: &[PhysRange]) -> Result<()> {
         if addr >= top {
             break;
         }
-        let directory = Box::leak(Box::new(Table::EMPTY));
+        let directory = Box::leak(Box::new(Table::new()));
         for entry in &directory.0 {
             let kind = if is_ram(addr) { 0 } else { DEVICE };
             entry.store(addr | LARGE_PAGE | kind, Ordering::Relaxed);

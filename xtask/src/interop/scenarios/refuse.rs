@@ -74,7 +74,7 @@ pub fn by_us(bench: &Bench, name: &str) -> Result<()> {
     let run = machine.run()?;
     for (i, (damage, part, fault)) in NAMED.iter().enumerate() {
         let ours = run.boot(before + 1 + i, "bare-metal")?;
-        let refused = ours.one("refused").with_context(|| format!("{damage}"))?;
+        let refused = ours.one("refused").context(*damage)?;
         let named = refused["fault"].as_str().unwrap_or("");
         let same = refused["damage"] == *damage
             && refused["part"] == *part
