@@ -12,7 +12,7 @@ use crate::image::{Arch, check};
 use crate::{core_file, facts};
 
 /// Files above this many bytes are described, but their contents are left out.
-const MAX_CONTENT: u64 = 1 << 18;
+const MAX_CONTENT: u64 = 1 << 17;
 
 /// A core file with the pages that a reader of the handover looks at: the description, all that it
 /// leads to, and the contents of small files.

@@ -55,7 +55,7 @@ usage: inspect [OPTIONS] FILE.elf
   --convert GENERATION -o F  write it in another generation, as a core file:
                              sketch, series-v5, v1-small, v1-page, v2, v3 or v4
   --extract -o F             write it alone, as a core file: no other memory, and
-                             no contents of files above 256 KiB";
+                             no contents of files above 128 KiB";
 
 /// What the command line says.
 #[derive(Debug, Default)]

@@ -16,7 +16,8 @@ usage: cargo xtask interop [OPTIONS]   real Linux before us and after us, in QEM
 Options of interop:
   --arch x86_64|aarch64   only this architecture
   --scenario NAME         only this scenario; may be given more than once
-  --list                  the scenarios, and nothing else";
+  --list                  the scenarios, and nothing else
+  --capture FOLDER        keep the handovers that the host reads, as core files";
 
 fn main() -> ExitCode {
     let mut args = lexopt::Parser::from_env();

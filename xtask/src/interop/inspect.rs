@@ -1,42 +1,42 @@
 //! The handover in a machine's RAM, as the example `inspect` reads it on the host.
 
-use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::arch::Arch;
+use super::Bench;
 use super::machine::Run;
 use super::places;
+use super::serial::Boot;
 
-/// What `inspect` finds in the RAM of a machine that is off. `entry` is the address of the boot
-/// parameters or the device tree.
-pub fn facts(arch: Arch, run: &Run, entry: u64) -> Result<Value> {
-    inspect(&["--json"], arch, run, entry)
-}
-
-/// As [`facts`], with what each known consumer would do with it.
-pub fn preflight(arch: Arch, run: &Run, entry: u64) -> Result<Value> {
-    inspect(&["--json", "--preflight"], arch, run, entry)
-}
-
-fn inspect(options: &[&str], arch: Arch, run: &Run, entry: u64) -> Result<Value> {
-    let args = [
-        "--arch".to_owned(),
-        arch.name().to_owned(),
-        "--base".to_owned(),
-        format!("{:#x}", arch.ram_base()),
-        "--entry".to_owned(),
-        format!("{entry:#x}"),
+/// What `inspect` finds in the RAM of a machine that is off, in the handover that `boot` took over,
+/// with what each known consumer would do with it. Keeps the handover if that is asked for.
+pub fn facts(bench: &Bench, name: &str, run: &Run, boot: &Boot) -> Result<Value> {
+    let arch = bench.arch;
+    let entry = boot.one("bare-metal")?["entry"].as_u64();
+    let entry = entry.context("the program does not say where its boot data is")?;
+    let mut args: Vec<OsString> = vec![
+        "--json".into(),
+        "--preflight".into(),
+        "--arch".into(),
+        arch.name().into(),
+        "--base".into(),
+        format!("{:#x}", arch.ram_base()).into(),
+        "--entry".into(),
+        format!("{entry:#x}").into(),
     ];
-    let args = args.iter().map(OsStr::new);
-    let args = options.iter().map(OsStr::new).chain(args);
+    if let Some(folder) = &bench.capture {
+        let file = folder.join(format!("{name}-{arch}.elf"));
+        args.extend(["--extract".into(), "-o".into(), file.into()]);
+    }
+    args.push(run.ram().into());
     let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
     let output = Command::new(cargo)
         .current_dir(places::root()?)
         .args(["run", "--quiet", "--release", "--example", "inspect", "--"])
-        .args(args.chain([run.ram().as_os_str()]))
+        .args(args)
         .output()?;
     let error = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "inspect: {}", error.trim());

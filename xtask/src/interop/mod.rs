@@ -28,6 +28,8 @@ pub struct Options {
     /// Empty for all.
     scenarios: Vec<String>,
     list: bool,
+    /// Where to put the handovers that the host reads.
+    capture: Option<PathBuf>,
 }
 
 impl Options {
@@ -44,6 +46,7 @@ impl Options {
                     }
                     options.scenarios.push(name);
                 }
+                Long("capture") => options.capture = Some(args.value()?.into()),
                 Long("list") => options.list = true,
                 other => return Err(other.unexpected()),
             }
@@ -67,6 +70,8 @@ pub struct Bench {
     bare_metal: PathBuf,
     /// Where files may be put.
     folder: PathBuf,
+    /// Where to put the handovers that the host reads.
+    capture: Option<PathBuf>,
 }
 
 /// Runs the scenarios; whether all passed.
@@ -92,6 +97,7 @@ pub fn run(options: &Options) -> Result<bool> {
             init: programs::guest_init(arch)?,
             bare_metal: programs::bare_metal(arch, &folder)?,
             folder: folder.clone(),
+            capture: options.capture.clone(),
         };
         for (name, scenario) in SCENARIOS {
             if !options.wants(name) {

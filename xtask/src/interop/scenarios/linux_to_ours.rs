@@ -27,8 +27,7 @@ pub fn run(bench: &Bench, name: &str) -> Result<()> {
     let ours = run.boot(1, "bare-metal")?;
     check_found(ours, linux)?;
     ensure!(ours.one("metadata")?["count"] == 1, "the count is not 1");
-    let entry = ours.one("bare-metal")?["entry"].as_u64();
-    let host = inspect::facts(bench.arch, &run, entry.context("no entry")?)?;
+    let host = inspect::facts(bench, name, &run, ours)?;
     check_same(ours, &host)?;
     ours.one("off")?;
     Ok(())
@@ -64,7 +63,7 @@ pub fn check_found(ours: &Boot, linux: &Boot) -> Result<()> {
 }
 
 /// That the host reads the same in the RAM.
-fn check_same(ours: &Boot, host: &Value) -> Result<()> {
+pub fn check_same(ours: &Boot, host: &Value) -> Result<()> {
     let handover = ours.one("handover")?;
     for (here, there) in [
         ("compatible", &host["compatible"]),

@@ -4,6 +4,7 @@ mod alternate;
 mod linux_to_linux;
 mod linux_to_ours;
 mod ours_to_linux;
+mod ours_to_ours;
 mod pci;
 mod refuse;
 
@@ -16,9 +17,10 @@ use super::arch::Arch;
 pub type Scenario = fn(&Bench, &str) -> Result<()>;
 
 /// All of them, in the order in which they are run.
-pub const SCENARIOS: [(&str, Scenario); 9] = [
+pub const SCENARIOS: [(&str, Scenario); 10] = [
     ("linux-to-linux", linux_to_linux::run),
     ("linux-to-ours", linux_to_ours::run),
+    ("ours-to-ours", ours_to_ours::run),
     ("ours-to-linux", ours_to_linux::run),
     ("linux-ours-linux", alternate::once),
     ("ten-alternations", alternate::ten_times),

@@ -21,8 +21,7 @@ pub fn by_linux(bench: &Bench, name: &str) -> Result<()> {
         "another generation"
     );
     ours.check_plan("file")?;
-    let entry = ours.one("bare-metal")?["entry"].as_u64();
-    let facts = inspect::preflight(bench.arch, &run, entry.context("no entry")?)?;
+    let facts = inspect::facts(bench, name, &run, ours)?;
     let verdicts = facts["preflight"].as_array().context("no preflight")?;
     let verdict = verdicts
         .iter()
