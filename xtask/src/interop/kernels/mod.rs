@@ -1,17 +1,18 @@
 //! Linux kernels with KHO and LUO.
 
+mod build;
+
 use std::env;
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use lzma_rust2::XzReader;
 
-use super::arch::Arch;
-use super::places;
+use super::{arch::Arch, places};
 
-/// The kernel of an architecture, uncompressed.
+/// The kernel of an architecture, uncompressed: from the folder that `KHO_KERNELS` names, or built.
 pub fn find(arch: Arch, folder: &Path) -> Result<PathBuf> {
     let image = match arch {
         Arch::X86_64 => "x86_64.bzImage",
@@ -32,12 +33,9 @@ pub fn find(arch: Arch, folder: &Path) -> Result<PathBuf> {
             found = Some(path);
         }
     }
-    let compressed = found.with_context(|| {
-        format!(
-            "missing: a Linux kernel with KHO, *{image} in {} (KHO_KERNELS names another folder)",
-            shelf.display()
-        )
-    })?;
+    let Some(compressed) = found else {
+        return build::build(arch, folder);
+    };
     let path = folder.join(image);
     let mut from = XzReader::new(BufReader::new(File::open(compressed)?), true);
     io::copy(&mut from, &mut BufWriter::new(File::create(&path)?))?;
