@@ -37,7 +37,6 @@ use x86_64 as arch;
 mod damage;
 mod error;
 mod hand_over;
-
 mod heap;
 mod image;
 mod jobs;
@@ -45,7 +44,6 @@ mod machine;
 mod make;
 mod memory;
 mod next;
-
 mod pages;
 mod pci;
 mod ranges;

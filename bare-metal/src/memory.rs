@@ -27,8 +27,8 @@ pub type Writable = DirectMap<'static>;
 pub fn frozen(machine: &Machine) -> Frozen {
     let ranges = Vec::leak(without(&machine.ram, [image::range()]));
     // SAFETY: `FrozenDirectMap::new`:
-    // * mapped: `head.s` and `paging.rs` map the first GiB where they are, RAM among them, and
-    //   never unmap them; that the ranges are RAM is the boot loader's word;
+    // * mapped: `arch::machine` refuses RAM that it has not mapped where it is, and nothing is
+    //   unmapped; that the ranges are RAM is the boot loader's word;
     // * not written while borrowed: what is read through this map is what the predecessor or the
     //   boot loader left; what is written is `Plan::writable`, which excludes all of that;
     // * page 0 is not RAM for a `Machine`, and no machine has `isize::MAX` bytes of it.
@@ -74,7 +74,8 @@ impl Plan {
     /// memory that is taken into use and not read as the predecessor's any more. Once for each plan.
     pub fn writable(&self, kept: &[PhysRange]) -> &'static Writable {
         let scratch = without(self.scratch, self.used.iter().copied());
-        let ranges = [&self.free, &*whole_pages(&scratch, PAGE), kept].concat();
+        let kept = without(kept, [image::range()]);
+        let ranges = [&self.free, &*whole_pages(&scratch, PAGE), &kept].concat();
         // SAFETY: `DirectMap::new`:
         // * mapped: as in `frozen`, and writable;
         // * accessed through atomics only: no Rust object lies outside the image, which is in

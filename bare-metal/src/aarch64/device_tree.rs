@@ -40,6 +40,12 @@ pub fn machine(entry: PhysAddr) -> Result<Machine> {
         ram.extend(numbers.filter_map(pair));
     }
     ram.sort();
+    if !ram
+        .iter()
+        .all(|range| mapped.iter().any(|mapped| mapped.contains_range(*range)))
+    {
+        return Err(Error::missing("map for RAM outside 1 to 4 GiB"));
+    }
     let chosen = root.child("chosen").ok_or(Error::missing("/chosen"))?;
     let line = value(chosen, "bootargs").unwrap_or_default();
     let line = line.split(|&byte| byte == 0).next().unwrap_or_default();

@@ -145,8 +145,13 @@ fn tree(
 /// Cleans and invalidates `range` to the point of coherency, as the next kernel starts without a
 /// cache.
 fn clean(range: PhysRange) {
-    const LINE: usize = 64;
-    for line in (range.start().as_u64()..range.end().as_u64()).step_by(LINE) {
+    let kind: u64;
+    // SAFETY: reading CTR_EL0 changes nothing.
+    unsafe { asm!("mrs {}, ctr_el0", out(reg) kind, options(nomem, nostack, preserves_flags)) };
+    // DminLine: log2 of the words in the smallest line of all data caches.
+    let line = 4u64 << (kind >> 16 & 15);
+    let first = range.start().as_u64() & !(line - 1);
+    for line in (first..range.end().as_u64()).step_by(line as usize) {
         // SAFETY: cleaning a cache line changes no memory; the address is mapped.
         unsafe { asm!("dc civac, {}", in(reg) line, options(nostack, preserves_flags)) };
     }
