@@ -11,6 +11,25 @@
 //! | [`pci_lu`] | PCI devices across a live update: who is preserved, what may be written |
 //! | [`pcsc`] | a coherent cache of PCI configuration space, kept across kexec |
 //!
+//! # Example
+//! Every crate's page has one; this is the least that a kernel does when it starts:
+//!
+//! ```
+//! use kho::core::BootData;
+//! use kho::core::incoming::{Incoming, IncomingError, Machine};
+//! use kho::hal::{FrozenMem, PageSize, PhysAddr};
+//!
+//! fn take_over(mem: &impl FrozenMem, boot_params: PhysAddr) -> Result<(), IncomingError> {
+//!     let (boot, _) = BootData::from_boot_params(mem, boot_params)?;
+//!     let machine = Machine::unknown(PageSize::Size4K);
+//!     let incoming = Incoming::check(mem, boot, machine, &mut [0; 256])?;
+//!     for folio in incoming.folios() {
+//!         // keep `folio.order.pages()` pages from `folio.addr` on out of the page allocator
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
 //! # Features
 //! * `alloc`: what needs a heap; see [`core`].
 //! * `sim`: simulated machines for tests and examples; see `hal::sim`.

@@ -5,6 +5,7 @@
 //!
 //! ```
 //! use kho_adapters::ecam::EcamRegion;
+//! use kho_hal::{Ecam, PhysRange};
 //!
 //! # struct McfgEntry { base_address: u64, pci_segment_group: u16, bus_number_start: u8, bus_number_end: u8 }
 //! # let entry = McfgEntry {
@@ -14,9 +15,15 @@
 //! let buses = entry.bus_number_start..=entry.bus_number_end;
 //! let region = EcamRegion::new(entry.base_address, entry.pci_segment_group, buses)?;
 //!
-//! // Map this much as device memory; bus 0 is, or would be, `memory_offset` below it.
 //! assert_eq!(region.memory().to_string(), "0xe4000000..0xe8000000");
-//! assert_eq!(region.memory_offset(), 0x400_0000);
+//!
+//! /// Maps a region with a function of the kernel's that maps device memory.
+//! unsafe fn open(region: &EcamRegion, map: impl Fn(PhysRange) -> usize) -> Ecam {
+//!     let mapped = map(region.memory());
+//!     let bus_0 = mapped.wrapping_sub(region.memory_offset() as usize);
+//!     // SAFETY: the caller promises that this is configuration space.
+//!     unsafe { Ecam::new(bus_0, region.segment(), region.buses()) }
+//! }
 //! # Ok::<(), kho_adapters::ecam::EcamError>(())
 //! ```
 //!

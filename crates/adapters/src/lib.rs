@@ -10,7 +10,7 @@
 //! | [`virtio`] | `virtio-drivers` | `ConfigurationAccess` 0.13 | `PciConfigAccess`, both ways |
 //! | [`frames`] | `x86_64` | `x86_64::…::FrameAllocator` 0.15 | `PageAlloc` |
 //! | [`buddy`] | `buddy_system_allocator` | `LockedFrameAllocator` 0.13 | `PageAlloc` |
-//! | [`ecam`] | none | an entry of ACPI's MCFG table, as `acpi` 6 reads it | where to map an ECAM |
+//! | [`ecam`] | none | an entry of ACPI's MCFG table, as `acpi` 6 reads it | what to map for `kho_hal::Ecam` |
 //!
 //! `vm-memory` needs `std`, and has a crate of its own: `kho-vm-memory`.
 //!
