@@ -42,7 +42,17 @@ pub use kho_hal as hal;
 pub use kho_pci_lu as pci_lu;
 pub use kho_pcsc as pcsc;
 
-/// The examples of README.md are tests.
+/// The examples of README.md and of the guide are tests.
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+mod pages {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../docs/guide/kernel.md")]
+    struct Kernel;
+    #[doc = include_str!("../docs/guide/hypervisor.md")]
+    struct Hypervisor;
+    #[doc = include_str!("../docs/guide/operator.md")]
+    struct Operator;
+    #[doc = include_str!("../docs/guide/formats.md")]
+    struct Formats;
+}
