@@ -1,0 +1,166 @@
+//! Preserving pages and undoing it: one at a time in no order, and ascending.
+
+use std::collections::BTreeSet;
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use bitvec::prelude::*;
+use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
+use kho::hal::{Order, PhysAddr};
+use kho_benches::arena::Arena;
+use kho_benches::{sets, tracker};
+use roaring::RoaringBitmap;
+
+/// Room for the tables of any set here.
+pub const TABLES: u64 = 64 << 20;
+
+pub fn all(c: &mut Criterion) {
+    let ascending = sets::dense();
+    let mut random = sets::shuffled(ascending.clone());
+    random.truncate(1 << 20);
+    for (order, pages) in [("random", &random), ("sequential", &ascending)] {
+        let mut both = Both::new(c, order, pages);
+        ours(&mut both);
+        peers(&mut both);
+    }
+}
+
+/// Measures a way to put a set of pages in and take it out again, in two groups.
+struct Both<'c, 'p> {
+    c: &'c mut Criterion,
+    order: &'static str,
+    pages: &'p [u64],
+}
+
+impl<'c, 'p> Both<'c, 'p> {
+    fn new(c: &'c mut Criterion, order: &'static str, pages: &'p [u64]) -> Self {
+        Self { c, order, pages }
+    }
+
+    fn group(&mut self, job: &str) -> BenchmarkGroup<'_, WallTime> {
+        let mut group = self.c.benchmark_group(format!("{job} {}", self.order));
+        group
+            .sample_size(10)
+            .throughput(Throughput::Elements(self.pages.len() as u64));
+        group
+    }
+
+    /// `put` and `take` work on the whole set; the set is empty before and after.
+    fn measure<S>(
+        &mut self,
+        name: &str,
+        set: &mut S,
+        put: impl Fn(&mut S, &[u64]),
+        take: impl Fn(&mut S, &[u64]),
+    ) {
+        let pages = self.pages;
+        // The tables of the tree are there from the first round on.
+        put(set, pages);
+        take(set, pages);
+        self.group("preserve").bench_function(name, |b| {
+            b.iter_custom(|rounds| {
+                rounds_of(rounds, || {
+                    let spent = time(|| put(set, black_box(pages)));
+                    take(set, pages);
+                    spent
+                })
+            });
+        });
+        self.group("unpreserve").bench_function(name, |b| {
+            b.iter_custom(|rounds| {
+                rounds_of(rounds, || {
+                    put(set, pages);
+                    time(|| take(set, black_box(pages)))
+                })
+            });
+        });
+    }
+}
+
+fn rounds_of(rounds: u64, mut round: impl FnMut() -> Duration) -> Duration {
+    (0..rounds).map(|_| round()).sum()
+}
+
+fn time(work: impl FnOnce()) -> Duration {
+    let start = Instant::now();
+    work();
+    start.elapsed()
+}
+
+fn ours(both: &mut Both<'_, '_>) {
+    let arena = Arena::new(TABLES);
+    let mut tracker = tracker(&arena);
+    let order = Order::ZERO;
+    both.measure(
+        "one by one",
+        &mut tracker,
+        |tracker, pages| {
+            for &page in pages {
+                tracker.preserve_folio(PhysAddr::new(page), order).unwrap();
+            }
+        },
+        |tracker, pages| {
+            for &page in pages {
+                tracker
+                    .unpreserve_folio(PhysAddr::new(page), order)
+                    .unwrap();
+            }
+        },
+    );
+}
+
+fn peers(both: &mut Both<'_, '_>) {
+    #[cfg(linux_peer)]
+    both.measure(
+        "Linux",
+        &mut kho_benches::linux::LinuxTree::new(TABLES),
+        |tree, pages| {
+            for &page in pages {
+                tree.preserve(page, 0);
+            }
+        },
+        |tree, pages| {
+            for &page in pages {
+                tree.unpreserve(page, 0);
+            }
+        },
+    );
+    both.measure(
+        "BTreeSet",
+        &mut BTreeSet::<u64>::new(),
+        |set, pages| set.extend(pages),
+        |set, pages| {
+            for page in pages {
+                set.remove(page);
+            }
+        },
+    );
+    both.measure(
+        "roaring",
+        &mut RoaringBitmap::new(),
+        |set, pages| {
+            for &page in pages {
+                set.insert((page >> 12) as u32);
+            }
+        },
+        |set, pages| {
+            for &page in pages {
+                set.remove((page >> 12) as u32);
+            }
+        },
+    );
+    both.measure(
+        "bitmap",
+        &mut bitvec![u64, Lsb0; 0; ((sets::START >> 12) + sets::PAGES) as usize],
+        |set, pages| {
+            for &page in pages {
+                set.set((page >> 12) as usize, true);
+            }
+        },
+        |set, pages| {
+            for &page in pages {
+                set.set((page >> 12) as usize, false);
+            }
+        },
+    );
+}

@@ -1,0 +1,85 @@
+//! Checking a handover and going through what it preserves.
+
+use std::collections::BTreeSet;
+use std::hint::black_box;
+
+use bitvec::prelude::*;
+use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
+use kho_benches::arena::Arena;
+use kho_benches::{check, handover_of, sets};
+use roaring::RoaringBitmap;
+
+use crate::preserve::TABLES;
+
+pub fn all(c: &mut Criterion) {
+    for (name, pages) in [
+        ("dense", sets::dense()),
+        ("alternating", sets::alternating()),
+        ("scattered", sets::scattered()),
+        ("spread", sets::spread()),
+    ] {
+        let mut group = c.benchmark_group(format!("take over {name}"));
+        group.throughput(Throughput::Elements(pages.len() as u64));
+        ours(&mut group, &pages);
+        peers(&mut group, &pages);
+        group.finish();
+    }
+}
+
+fn ours(group: &mut BenchmarkGroup<'_, WallTime>, pages: &[u64]) {
+    let mut arena = Arena::new(TABLES);
+    let boot = handover_of(&arena, pages);
+    let memory = arena.frozen();
+    let mut workspace = vec![0; 16384];
+    group.bench_function("check", |b| {
+        b.iter(|| check(&memory, black_box(boot), &mut workspace).largest_order());
+    });
+    let incoming = check(&memory, boot, &mut workspace);
+    group.bench_function("folios", |b| {
+        b.iter(|| {
+            black_box(&incoming)
+                .folios()
+                .map(|folio| folio.addr.as_u64() + u64::from(folio.order.as_u32()))
+                .fold(0, u64::wrapping_add)
+        });
+    });
+    group.bench_function("extents", |b| {
+        b.iter(|| {
+            black_box(&incoming)
+                .extents()
+                .map(|extent| extent.size())
+                .fold(0, u64::wrapping_add)
+        });
+    });
+}
+
+fn peers(group: &mut BenchmarkGroup<'_, WallTime>, pages: &[u64]) {
+    #[cfg(linux_peer)]
+    {
+        let mut tree = kho_benches::linux::LinuxTree::new(TABLES);
+        pages.iter().for_each(|&page| tree.preserve(page, 0));
+        group.bench_function("Linux", |b| b.iter(|| black_box(&mut tree).walk()));
+    }
+    let set: BTreeSet<u64> = pages.iter().copied().collect();
+    group.bench_function("BTreeSet", |b| {
+        b.iter(|| black_box(&set).iter().copied().fold(0, u64::wrapping_add));
+    });
+    let set: RoaringBitmap = pages.iter().map(|page| (page >> 12) as u32).collect();
+    group.bench_function("roaring", |b| {
+        b.iter(|| {
+            let pages = black_box(&set).iter().map(|page| u64::from(page) << 12);
+            pages.fold(0, u64::wrapping_add)
+        });
+    });
+    let last = pages.last().copied().unwrap_or(0) >> 12;
+    let mut set = bitvec![u64, Lsb0; 0; last as usize + 1];
+    for page in pages {
+        set.set((page >> 12) as usize, true);
+    }
+    group.bench_function("bitmap", |b| {
+        b.iter(|| {
+            let pages = black_box(&set).iter_ones().map(|page| (page as u64) << 12);
+            pages.fold(0, u64::wrapping_add)
+        });
+    });
+}
