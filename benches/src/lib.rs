@@ -1,7 +1,7 @@
 //! What the benchmarks and the measurements of memory share: a machine's memory, sets of folios,
 //! and Linux's own tree.
 #![allow(
-    clippy::expect_used,
+    clippy::indexing_slicing,
     clippy::unwrap_used,
     reason = "a benchmark may panic"
 )]

@@ -4,7 +4,6 @@ use kho_hal::{FrozenMem, Order, PageSize, PhysAddr, PhysRange};
 
 use crate::incoming::map::Map;
 use crate::runs::Runs;
-use crate::tree::Run;
 
 /// A folio: `2^order` contiguous, naturally aligned pages that were preserved as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,56 +24,54 @@ impl Folio {
 
 /// Preserved folios by ascending address.
 pub struct Folios<'a, M: FrozenMem> {
-    runs: Option<Runs<Map<'a, M>>>,
-    page: PageSize,
-    run: Run,
+    runs: Runs<'a, Map<'a, M>>,
+    /// No folio is told that starts here or above.
     end: PhysAddr,
 }
 
 impl<'a, M: FrozenMem> Folios<'a, M> {
     /// The folios of a checked map that touch `range`.
     pub(crate) fn new(map: Map<'a, M>, range: PhysRange) -> Self {
-        Self {
-            runs: Runs::new(map, range.start()).ok(),
-            page: map.page(),
-            run: Run::NONE,
+        let mut folios = Self {
+            runs: Runs::of(map),
             end: range.end(),
-        }
+        };
+        // An error is memory that is no more, and so has no folios.
+        let _ = folios.runs.start(range.start());
+        folios
     }
 }
 
 impl<M: FrozenMem> Iterator for Folios<'_, M> {
     type Item = Folio;
 
+    #[inline]
     fn next(&mut self) -> Option<Folio> {
-        if self.run.range.is_empty() {
-            self.run = self.runs.as_mut()?.try_next().ok().flatten()?;
-        }
-        let Run { range, order } = self.run;
-        if range.start() >= self.end {
-            return None;
-        }
-        let size = order.bytes(self.page)?;
-        let next = range.start().checked_add(size)?;
-        self.run.range = PhysRange::new(next, range.size() - size)?;
-        Some(Folio {
-            addr: range.start(),
-            order,
-        })
+        let (addr, order) = self.runs.next_folio().ok()??;
+        (addr < self.end).then_some(Folio { addr, order })
     }
 }
 
 /// Preserved memory by ascending address, as the longest ranges without a gap.
 pub struct Extents<'a, M: FrozenMem> {
-    runs: Option<Runs<Map<'a, M>>>,
+    runs: Runs<'a, Map<'a, M>>,
     ahead: Option<PhysRange>,
 }
 
 impl<'a, M: FrozenMem> Extents<'a, M> {
     pub(crate) fn new(map: Map<'a, M>) -> Self {
-        let mut runs = Runs::new(map, PhysAddr::new(0)).ok();
-        let ahead = next_range(&mut runs);
-        Self { runs, ahead }
+        let mut extents = Self {
+            runs: Runs::of(map),
+            ahead: None,
+        };
+        // An error is memory that is no more, and so has no folios.
+        let _ = extents.runs.start(PhysAddr::new(0));
+        extents.ahead = extents.next_range();
+        extents
+    }
+
+    fn next_range(&mut self) -> Option<PhysRange> {
+        Some(self.runs.next_run().ok()??.range)
     }
 }
 
@@ -84,7 +81,7 @@ impl<M: FrozenMem> Iterator for Extents<'_, M> {
     fn next(&mut self) -> Option<PhysRange> {
         let mut extent = self.ahead?;
         loop {
-            self.ahead = next_range(&mut self.runs);
+            self.ahead = self.next_range();
             match self.ahead {
                 Some(next) if next.start() == extent.end() => {
                     extent = PhysRange::new(extent.start(), extent.size() + next.size())?;
@@ -93,8 +90,4 @@ impl<M: FrozenMem> Iterator for Extents<'_, M> {
             }
         }
     }
-}
-
-fn next_range<M: FrozenMem>(runs: &mut Option<Runs<Map<'_, M>>>) -> Option<PhysRange> {
-    Some(runs.as_mut()?.try_next().ok()??.range)
 }

@@ -43,7 +43,7 @@ use kho_abi::{luo as luo_abi, memblock as memblock_abi, metadata as metadata_abi
 use kho_hal::{FrozenMem, Order, PageSize, PhysAddr, PhysRange};
 
 use crate::BootData;
-use crate::runs::RunsByOrder;
+use crate::runs::FolioBits;
 pub(crate) use claims::Claims;
 use map::Map;
 
@@ -168,8 +168,7 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
         let generation = root.decide(mem, page, v1_bitmaps).map_err(fault)?;
         let mut map = Map::new(mem, page, generation, root.map());
         map.check_nodes(&ram, &scratch, workspace).map_err(fault)?;
-        map.check_folios(&ram, &scratch).map_err(fault)?;
-        map.check_apart(workspace).map_err(fault)?;
+        map.check_folios(&ram, &scratch, workspace).map_err(fault)?;
         let mut components = Components::NONE;
         places::each_page_once(workspace, page, map.folios(), |once| {
             let mut claims = Claims { map, once };

@@ -18,9 +18,7 @@ use crate::OutgoingError;
 use crate::outgoing::chunks::set_bits;
 use crate::outgoing::split::{Nodes, OneNode, blocks};
 #[cfg(feature = "alloc")]
-use crate::runs::Runs;
-#[cfg(feature = "alloc")]
-use crate::tree::Run;
+use crate::runs::{Run, Runs};
 use crate::tree::{Shared, Tree};
 
 /// Which memory survives: a radix tree that is the wire format while it grows.
@@ -269,9 +267,10 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
     /// Checks that no page is in two folios.
     #[cfg(feature = "alloc")]
     pub(crate) fn check_disjoint(&self) -> Result<(), OutgoingError> {
-        let mut runs = Runs::new(self.tree(), PhysAddr::new(0))?;
+        let mut runs = Runs::of(self.tree());
+        runs.start(PhysAddr::new(0))?;
         let mut end = PhysAddr::new(0);
-        while let Some(run) = runs.try_next()? {
+        while let Some(run) = runs.next_run()? {
             if run.range.start() < end {
                 let addr = run.range.start();
                 return Err(OutgoingError::Overlap { addr });
