@@ -8,7 +8,7 @@ use bitvec::prelude::*;
 use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
 use kho::hal::{Order, PhysAddr};
 use kho_benches::arena::Arena;
-use kho_benches::{sets, tracker};
+use kho_benches::{ArenaTracker, range, sets, tracker};
 use roaring::RoaringBitmap;
 
 /// Room for the tables of any set here.
@@ -23,6 +23,7 @@ pub fn all(c: &mut Criterion) {
         ours(&mut both);
         peers(&mut both);
     }
+    threads(c);
 }
 
 /// Measures a way to put a set of pages in and take it out again, in two groups.
@@ -90,23 +91,84 @@ fn time(work: impl FnOnce()) -> Duration {
 fn ours(both: &mut Both<'_, '_>) {
     let arena = Arena::new(TABLES);
     let mut tracker = tracker(&arena);
-    let order = Order::ZERO;
     both.measure(
         "one by one",
         &mut tracker,
+        |tracker, pages| one_by_one(tracker, pages),
         |tracker, pages| {
             for &page in pages {
-                tracker.preserve_folio(PhysAddr::new(page), order).unwrap();
-            }
-        },
-        |tracker, pages| {
-            for &page in pages {
-                tracker
-                    .unpreserve_folio(PhysAddr::new(page), order)
-                    .unwrap();
+                let page = PhysAddr::new(page);
+                tracker.unpreserve_folio(page, Order::ZERO).unwrap();
             }
         },
     );
+    both.measure(
+        "batch",
+        &mut tracker,
+        |tracker, pages| tracker.preserve_folios(folios(pages)).unwrap(),
+        |tracker, pages| tracker.unpreserve_folios(folios(pages)).unwrap(),
+    );
+    if both.order == "sequential" {
+        let all = range(sets::START, sets::PAGES << 12);
+        both.measure(
+            "run",
+            &mut tracker,
+            |tracker, _| tracker.preserve_run(all, Order::ZERO).unwrap(),
+            |tracker, _| tracker.unpreserve_run(all, Order::ZERO).unwrap(),
+        );
+    }
+}
+
+fn folios(pages: &[u64]) -> impl Iterator<Item = (PhysAddr, Order)> + Clone {
+    let folio = |&page: &u64| (PhysAddr::new(page), Order::ZERO);
+    pages.iter().map(folio)
+}
+
+/// The same pages by one thread and by two, which share every leaf or none.
+fn threads(c: &mut Criterion) {
+    let arena = Arena::new(TABLES);
+    let tracker = tracker(&arena);
+    let whole = sets::dense();
+    let (low, high) = whole.split_at(whole.len() / 2);
+    let even: Vec<u64> = whole.iter().copied().step_by(128).collect();
+    let odd: Vec<u64> = whole.iter().copied().skip(64).step_by(128).collect();
+    let all: Vec<u64> = whole.iter().copied().step_by(64).collect();
+    let mut group = c.benchmark_group("preserve by threads");
+    group.sample_size(10);
+    let mut measure = |name: &str, parts: &[&[u64]]| {
+        let count = parts.iter().map(|part| part.len()).sum::<usize>();
+        group.throughput(Throughput::Elements(count as u64));
+        group.bench_function(name, |b| {
+            b.iter_custom(|rounds| {
+                rounds_of(rounds, || {
+                    let spent = time(|| {
+                        std::thread::scope(|scope| {
+                            let (mine, others) = parts.split_first().unwrap();
+                            for part in others {
+                                scope.spawn(|| one_by_one(&tracker, part));
+                            }
+                            one_by_one(&tracker, mine);
+                        });
+                    });
+                    for part in parts {
+                        tracker.unpreserve_folios(folios(part)).unwrap();
+                    }
+                    spent
+                })
+            });
+        });
+    };
+    measure("one, all leaves", &[&whole]);
+    measure("two, half of the leaves each", &[low, high]);
+    measure("one, a page of each word", &[&all]);
+    measure("two, every other word each", &[&even, &odd]);
+}
+
+fn one_by_one(tracker: &ArenaTracker<'_>, pages: &[u64]) {
+    for &page in pages {
+        let page = PhysAddr::new(page);
+        tracker.preserve_folio(page, Order::ZERO).unwrap();
+    }
 }
 
 fn peers(both: &mut Both<'_, '_>) {

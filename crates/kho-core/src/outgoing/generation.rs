@@ -130,8 +130,9 @@ where
 
     fn write_tree(&mut self) -> Result<PhysAddr, OutgoingError> {
         let tracker = Tracker::new(self.mem, self.alloc, self.page, &[])?;
-        let filled = all_orders(self.page)
-            .try_for_each(|order| self.runs(order, &mut |run| tracker.insert_run(run)));
+        let filled = all_orders(self.page).try_for_each(|order| {
+            self.runs(order, &mut |run| tracker.preserve_run(run.range, run.order))
+        });
         if let Err(error) = filled {
             tracker.destroy();
             return Err(error);
