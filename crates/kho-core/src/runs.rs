@@ -245,6 +245,14 @@ impl<'a, M: FolioBits<'a>> Runs<'a, M> {
         Ok(())
     }
 
+    /// Leaves the folio out that contains `from` but starts below it.
+    pub(crate) fn skip_below(&mut self, from: PhysAddr) -> Result<(), M::Error> {
+        while self.find()?.is_some_and(|addr| addr < from) {
+            self.current.bits.take_bit();
+        }
+        Ok(())
+    }
+
     /// The next run.
     #[inline(always)]
     pub(crate) fn next_run(&mut self) -> Result<Option<Run>, M::Error> {

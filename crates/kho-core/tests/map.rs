@@ -91,6 +91,11 @@ proptest! {
             incoming.largest_order(),
             expected.iter().map(|folio| folio.order).max()
         );
+        for parts in [1, 2, 3, 7, 64, 200] {
+            let parts = std::num::NonZeroUsize::new(parts).unwrap();
+            let joined: Vec<_> = incoming.split(parts).flatten().collect();
+            prop_assert_eq!(joined, expected.clone(), "{} parts", parts);
+        }
         for (first, count) in probes {
             let probe = addr(first << page.shift() | 8);
             let containing = expected.iter().find(|folio| folio.range(page).contains(probe));

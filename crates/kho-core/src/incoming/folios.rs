@@ -40,6 +40,18 @@ impl<'a, M: FrozenMem> Folios<'a, M> {
         let _ = folios.runs.start(range.start());
         folios
     }
+
+    /// The folios of a checked map that start at `start` or above and below `end`.
+    pub(crate) fn starting_in(map: Map<'a, M>, start: PhysAddr, end: PhysAddr) -> Self {
+        let mut folios = Self {
+            runs: Runs::of(map),
+            end,
+        };
+        // As above.
+        let _ = folios.runs.start(start);
+        let _ = folios.runs.skip_below(start);
+        folios
+    }
 }
 
 impl<M: FrozenMem> Iterator for Folios<'_, M> {

@@ -35,6 +35,8 @@ mod root;
 mod seen;
 mod vmalloc;
 
+use core::num::NonZeroUsize;
+
 use dtoolkit::Node;
 use kho_abi::chunk::V1Bitmaps;
 use kho_abi::fdt::Generation;
@@ -45,7 +47,7 @@ use kho_hal::{FrozenMem, Order, PageSize, PhysAddr, PhysRange};
 use crate::BootData;
 use crate::runs::FolioBits;
 pub(crate) use claims::Claims;
-use map::Map;
+use map::{Map, Spread};
 
 pub use block::Blocks;
 pub use error::{Fault, FdtError, IncomingError, Part};
@@ -116,6 +118,7 @@ pub struct Incoming<'a, M> {
     root: RootFdt<'a>,
     generation: Generation,
     map: Map<'a, M>,
+    spread: Spread,
     luo: Component<Luo<'a, M>>,
     metadata: Component<&'a KexecMetadata>,
     reserve_mem: ReserveMem<'a>,
@@ -168,7 +171,8 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
         let generation = root.decide(mem, page, v1_bitmaps).map_err(fault)?;
         let mut map = Map::new(mem, page, generation, root.map());
         map.check_nodes(&ram, &scratch, workspace).map_err(fault)?;
-        map.check_folios(&ram, &scratch, workspace).map_err(fault)?;
+        let spread = map.check_folios(&ram, &scratch, workspace);
+        let spread = spread.map_err(fault)?;
         let mut components = Components::NONE;
         places::each_page_once(workspace, page, map.folios(), |once| {
             let mut claims = Claims { map, once };
@@ -191,6 +195,7 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
             root,
             generation,
             map,
+            spread,
             luo,
             metadata,
             reserve_mem,
@@ -293,6 +298,17 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
     /// The preserved folios that touch `range`, by ascending address.
     pub fn folios_in(&self, range: PhysRange) -> Folios<'a, M> {
         Folios::new(self.map, range)
+    }
+
+    /// The preserved folios in `parts` parts, for as many CPUs: every folio is in one of them, and
+    /// each has about as many as the others. The parts ascend, and so do the folios of each.
+    pub fn split(&self, parts: NonZeroUsize) -> impl Iterator<Item = Folios<'a, M>> {
+        let count = parts.get() as u64;
+        (0..count).map(move |i| {
+            let start = self.spread.split(i, count);
+            let end = self.spread.split(i + 1, count);
+            Folios::starting_in(self.map, PhysAddr::new(start), PhysAddr::new(end))
+        })
     }
 
     /// Preserved memory as the longest ranges without a gap, ascending.

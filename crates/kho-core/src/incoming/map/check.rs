@@ -3,6 +3,7 @@
 use kho_hal::{FrozenMem, PhysAddr, PhysRange};
 
 use super::Map;
+use super::spread::Spread;
 use crate::incoming::Fault;
 use crate::incoming::places::{Ram, Scratch};
 use crate::runs::Runs;
@@ -19,8 +20,8 @@ pub(super) struct CheckedFolios<'c, 'a, M: FrozenMem> {
     last: PhysRange,
     /// Bit `o`: there are folios of order `o`.
     pub(super) orders: u64,
-    /// Number of folios so far.
-    pub(super) count: u64,
+    /// Number of folios so far, and where they are.
+    pub(super) spread: Spread,
 }
 
 impl<'c, 'a, M: FrozenMem> CheckedFolios<'c, 'a, M> {
@@ -36,7 +37,7 @@ impl<'c, 'a, M: FrozenMem> CheckedFolios<'c, 'a, M> {
             free: PhysRange::default(),
             last: PhysRange::default(),
             orders: 0,
-            count: 0,
+            spread: Spread::NONE,
         };
         folios.runs.start(PhysAddr::new(0))?;
         Ok(folios)
@@ -84,7 +85,7 @@ impl<'c, 'a, M: FrozenMem> CheckedFolios<'c, 'a, M> {
         }
         self.last = range;
         self.orders |= 1 << folios.order.as_u32();
-        self.count += folios.folios;
+        self.spread.add(range, folios.folios);
         Ok(true)
     }
 }

@@ -2,6 +2,7 @@
 
 mod check;
 mod list;
+mod spread;
 mod tree;
 
 use kho_abi::chunk::V1Bitmaps;
@@ -16,6 +17,7 @@ use crate::runs::{FolioBits, Wraps};
 use crate::tree::{Frozen, Tree, all_orders};
 use check::CheckedFolios;
 use list::{Header, List, Lookahead};
+pub(crate) use spread::Spread;
 
 /// The map, before and after it is checked.
 #[derive(Debug)]
@@ -89,13 +91,13 @@ impl<'a, M: FrozenMem> Map<'a, M> {
 
     /// Checks the folios: RAM, outside scratch, disjoint over all orders; and that the map's own
     /// memory is disjoint, and none of it preserved: its owner would overwrite the map. Each piece
-    /// of that memory is sound already ([`Map::check_nodes`]).
+    /// of that memory is sound already ([`Map::check_nodes`]). Returns how the folios are spread.
     pub(crate) fn check_folios(
         &mut self,
         ram: &Ram<'_>,
         scratch: &Scratch<'a>,
         workspace: &mut [u64],
-    ) -> Result<(), Fault> {
+    ) -> Result<Spread, Fault> {
         let mut folios = CheckedFolios::new(*self, ram, scratch)?;
         let mut end = PhysAddr::new(0);
         ascending(
@@ -112,8 +114,8 @@ impl<'a, M: FrozenMem> Map<'a, M> {
             },
         )?;
         folios.finish()?;
-        (self.orders, self.folios) = (folios.orders, folios.count);
-        Ok(())
+        (self.orders, self.folios) = (folios.orders, folios.spread.folios());
+        Ok(folios.spread)
     }
 
     /// Calls `visit` with address and size of each piece of memory that the map itself takes.
