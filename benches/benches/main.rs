@@ -3,6 +3,7 @@
 //! Groups are named after jobs. `cargo xtask bench-report` makes `docs/performance.md` of them.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark may panic")]
 
+mod describe;
 mod preserve;
 mod take_over;
 mod translate;
@@ -21,6 +22,6 @@ fn config() -> Criterion {
 criterion_group! {
     name = benches;
     config = config();
-    targets = preserve::all, take_over::all, translate::all
+    targets = preserve::all, take_over::all, describe::all, translate::all
 }
 criterion_main!(benches);

@@ -8,11 +8,8 @@ use bitvec::prelude::*;
 use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
 use kho::hal::{Order, PhysAddr};
 use kho_benches::arena::Arena;
-use kho_benches::{ArenaTracker, range, sets, tracker};
+use kho_benches::{ArenaTracker, ROOM, range, sets, tracker};
 use roaring::RoaringBitmap;
-
-/// Room for the tables of any set here.
-pub const TABLES: u64 = 64 << 20;
 
 pub fn all(c: &mut Criterion) {
     let ascending = sets::dense();
@@ -89,7 +86,7 @@ fn time(work: impl FnOnce()) -> Duration {
 }
 
 fn ours(both: &mut Both<'_, '_>) {
-    let arena = Arena::new(TABLES);
+    let arena = Arena::new(ROOM);
     let mut tracker = tracker(&arena);
     both.measure(
         "one by one",
@@ -126,7 +123,7 @@ fn folios(pages: &[u64]) -> impl Iterator<Item = (PhysAddr, Order)> + Clone {
 
 /// The same pages by one thread and by two, which share every leaf or none.
 fn threads(c: &mut Criterion) {
-    let arena = Arena::new(TABLES);
+    let arena = Arena::new(ROOM);
     let tracker = tracker(&arena);
     let whole = sets::dense();
     let (low, high) = whole.split_at(whole.len() / 2);
@@ -175,7 +172,7 @@ fn peers(both: &mut Both<'_, '_>) {
     #[cfg(linux_peer)]
     both.measure(
         "Linux",
-        &mut kho_benches::linux::LinuxTree::new(TABLES),
+        &mut kho_benches::linux::LinuxTree::new(ROOM),
         |tree, pages| {
             for &page in pages {
                 tree.preserve(page, 0);

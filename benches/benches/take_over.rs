@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::hint::black_box;
+use std::num::NonZeroUsize;
 
 use bitvec::prelude::*;
 use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
+use kho::core::incoming::Folio;
 use kho_benches::arena::Arena;
-use kho_benches::{check, handover_of, sets};
+use kho_benches::{ROOM, check, handover_of, sets};
 use roaring::RoaringBitmap;
-
-use crate::preserve::TABLES;
 
 pub fn all(c: &mut Criterion) {
     for (name, pages) in [
@@ -27,7 +27,7 @@ pub fn all(c: &mut Criterion) {
 }
 
 fn ours(group: &mut BenchmarkGroup<'_, WallTime>, pages: &[u64]) {
-    let mut arena = Arena::new(TABLES);
+    let mut arena = Arena::new(ROOM);
     let boot = handover_of(&arena, pages);
     let memory = arena.frozen();
     let mut workspace = vec![0; 16384];
@@ -36,11 +36,19 @@ fn ours(group: &mut BenchmarkGroup<'_, WallTime>, pages: &[u64]) {
     });
     let incoming = check(&memory, boot, &mut workspace);
     group.bench_function("folios", |b| {
+        b.iter(|| sum(black_box(&incoming).folios()));
+    });
+    group.bench_function("folios by two threads", |b| {
         b.iter(|| {
-            black_box(&incoming)
-                .folios()
-                .map(|folio| folio.addr.as_u64() + u64::from(folio.order.as_u32()))
-                .fold(0, u64::wrapping_add)
+            let parts: Vec<_> = incoming.split(NonZeroUsize::new(2).unwrap()).collect();
+            std::thread::scope(|scope| {
+                let threads: Vec<_> = parts
+                    .into_iter()
+                    .map(|part| scope.spawn(|| sum(part)))
+                    .collect();
+                let sums = threads.into_iter().map(|thread| thread.join().unwrap());
+                sums.fold(0, u64::wrapping_add)
+            })
         });
     });
     group.bench_function("extents", |b| {
@@ -53,10 +61,16 @@ fn ours(group: &mut BenchmarkGroup<'_, WallTime>, pages: &[u64]) {
     });
 }
 
+fn sum(folios: impl Iterator<Item = Folio>) -> u64 {
+    folios
+        .map(|folio| folio.addr.as_u64() + u64::from(folio.order.as_u32()))
+        .fold(0, u64::wrapping_add)
+}
+
 fn peers(group: &mut BenchmarkGroup<'_, WallTime>, pages: &[u64]) {
     #[cfg(linux_peer)]
     {
-        let mut tree = kho_benches::linux::LinuxTree::new(TABLES);
+        let mut tree = kho_benches::linux::LinuxTree::new(ROOM);
         pages.iter().for_each(|&page| tree.preserve(page, 0));
         group.bench_function("Linux", |b| b.iter(|| black_box(&mut tree).walk()));
     }

@@ -7,12 +7,15 @@
 )]
 
 pub mod arena;
+pub mod calls;
+pub mod handovers;
 #[cfg(linux_peer)]
 pub mod linux;
 pub mod sets;
+pub mod stack;
 
 use kho::core::BootData;
-use kho::core::incoming::{Incoming, Machine, Ram};
+use kho::core::incoming::{Incoming, IncomingError, Machine, Ram};
 use kho::core::outgoing::{Outgoing, Tracker};
 use kho::hal::{DirectMap, FrozenDirectMap, Order, PageSize, PhysAddr, PhysRange};
 
@@ -20,6 +23,9 @@ use arena::Arena;
 
 /// The page size of all of it.
 pub const PAGE: PageSize = PageSize::Size4K;
+
+/// Room for the tables of any set, or for a thousand sessions.
+pub const ROOM: u64 = 64 << 20;
 
 /// A tracker whose tree lies in an [`Arena`].
 pub type ArenaTracker<'a> = Tracker<'a, DirectMap<'a>, &'a Arena>;
@@ -53,16 +59,25 @@ pub fn handover_of(arena: &Arena, pages: &[u64]) -> BootData {
 }
 
 /// Checks a handover, knowing what is RAM.
-pub fn check<'a>(
+pub fn try_check<'a>(
     memory: &'a FrozenDirectMap<'a>,
     boot: BootData,
     workspace: &mut [u64],
-) -> Incoming<'a, FrozenDirectMap<'a>> {
+) -> Result<Incoming<'a, FrozenDirectMap<'a>>, IncomingError> {
     let ram = [range(0, sets::START), range(sets::START, 2 << 40)];
     let machine = Machine {
         page_size: PAGE,
         ram: Ram::Known(&ram),
         v1_bitmaps: None,
     };
-    Incoming::check(memory, boot, machine, workspace).unwrap()
+    Incoming::check(memory, boot, machine, workspace)
+}
+
+/// As [`try_check`], of a handover that is in order.
+pub fn check<'a>(
+    memory: &'a FrozenDirectMap<'a>,
+    boot: BootData,
+    workspace: &mut [u64],
+) -> Incoming<'a, FrozenDirectMap<'a>> {
+    try_check(memory, boot, workspace).unwrap()
 }

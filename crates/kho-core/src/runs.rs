@@ -208,6 +208,8 @@ const MAX_ORDERS: usize = PageSize::Size4K.max_order().as_u32() as usize + 1;
 pub(crate) struct Runs<'a, M: FolioBits<'a>> {
     map: M,
     cache: M::Cache,
+    /// Where to begin, until it is done.
+    first: Option<First>,
     /// The order that is being read.
     current: Reader<'a, M::Word>,
     waiting: Waiting,
@@ -223,32 +225,46 @@ pub(crate) struct Stretch {
     pub(crate) folios: u64,
 }
 
+/// With which folio to begin. It is looked up when it is asked for, so that this is built where it
+/// stays: it is large, and moved it would take its place on the stack twice.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum First {
+    /// The first that ends above an address.
+    EndsAbove(PhysAddr),
+    /// The first that starts at an address or above.
+    StartsFrom(PhysAddr),
+}
+
+impl First {
+    /// The lowest of all.
+    pub(crate) const LOWEST: Self = Self::EndsAbove(PhysAddr::new(0));
+}
+
 impl<'a, M: FolioBits<'a>> Runs<'a, M> {
-    /// Nothing, until [`Runs::start`].
-    pub(crate) fn of(map: M) -> Self {
+    #[inline]
+    pub(crate) fn new(map: M, first: First) -> Self {
         Self {
             map,
             cache: M::new_cache(),
+            first: Some(first),
             current: Reader::NONE,
             waiting: Waiting::NONE,
         }
     }
 
-    /// Starts with the first folio that ends above `from`. On an error there are none.
-    pub(crate) fn start(&mut self, from: PhysAddr) -> Result<(), M::Error> {
+    /// Looks up the first folio of each order.
+    fn start(&mut self, first: First) -> Result<(), M::Error> {
+        let (First::EndsAbove(from) | First::StartsFrom(from)) = first;
         for order in self.map.orders() {
             let mut reader = Reader::new(&self.map, order, from, 0, &mut self.cache)?;
-            if let Some(addr) = reader.find(&self.map, &mut self.cache)? {
+            let mut found = reader.find(&self.map, &mut self.cache)?;
+            if matches!(first, First::StartsFrom(_)) && found.is_some_and(|addr| addr < from) {
+                reader.bits.take_bit();
+                found = reader.find(&self.map, &mut self.cache)?;
+            }
+            if let Some(addr) = found {
                 self.waiting.insert(addr, order, reader.place);
             }
-        }
-        Ok(())
-    }
-
-    /// Leaves the folio out that contains `from` but starts below it.
-    pub(crate) fn skip_below(&mut self, from: PhysAddr) -> Result<(), M::Error> {
-        while self.find()?.is_some_and(|addr| addr < from) {
-            self.current.bits.take_bit();
         }
         Ok(())
     }
@@ -319,6 +335,9 @@ impl<'a, M: FolioBits<'a>> Runs<'a, M> {
 
     #[inline(never)]
     fn look_up(&mut self) -> Result<Option<PhysAddr>, M::Error> {
+        if let Some(first) = self.first.take() {
+            self.start(first)?;
+        }
         loop {
             match self.current.find(&self.map, &mut self.cache)? {
                 Some(addr) if addr <= self.waiting.lowest => return Ok(Some(addr)),

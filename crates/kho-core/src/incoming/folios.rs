@@ -3,7 +3,7 @@
 use kho_hal::{FrozenMem, Order, PageSize, PhysAddr, PhysRange};
 
 use crate::incoming::map::Map;
-use crate::runs::Runs;
+use crate::runs::{First, Runs};
 
 /// A folio: `2^order` contiguous, naturally aligned pages that were preserved as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,27 +30,13 @@ pub struct Folios<'a, M: FrozenMem> {
 }
 
 impl<'a, M: FrozenMem> Folios<'a, M> {
-    /// The folios of a checked map that touch `range`.
-    pub(crate) fn new(map: Map<'a, M>, range: PhysRange) -> Self {
-        let mut folios = Self {
-            runs: Runs::of(map),
-            end: range.end(),
-        };
-        // An error is memory that is no more, and so has no folios.
-        let _ = folios.runs.start(range.start());
-        folios
-    }
-
-    /// The folios of a checked map that start at `start` or above and below `end`.
-    pub(crate) fn starting_in(map: Map<'a, M>, start: PhysAddr, end: PhysAddr) -> Self {
-        let mut folios = Self {
-            runs: Runs::of(map),
+    /// The folios of a checked map from `first` on that start below `end`.
+    #[inline]
+    pub(crate) fn new(map: Map<'a, M>, first: First, end: PhysAddr) -> Self {
+        Self {
+            runs: Runs::new(map, first),
             end,
-        };
-        // As above.
-        let _ = folios.runs.start(start);
-        let _ = folios.runs.skip_below(start);
-        folios
+        }
     }
 }
 
@@ -59,6 +45,7 @@ impl<M: FrozenMem> Iterator for Folios<'_, M> {
 
     #[inline]
     fn next(&mut self) -> Option<Folio> {
+        // An error is memory that is no more, and so has no folios.
         let (addr, order) = self.runs.next_folio().ok()??;
         (addr < self.end).then_some(Folio { addr, order })
     }
@@ -71,18 +58,16 @@ pub struct Extents<'a, M: FrozenMem> {
 }
 
 impl<'a, M: FrozenMem> Extents<'a, M> {
+    #[inline]
     pub(crate) fn new(map: Map<'a, M>) -> Self {
-        let mut extents = Self {
-            runs: Runs::of(map),
+        Self {
+            runs: Runs::new(map, First::LOWEST),
             ahead: None,
-        };
-        // An error is memory that is no more, and so has no folios.
-        let _ = extents.runs.start(PhysAddr::new(0));
-        extents.ahead = extents.next_range();
-        extents
+        }
     }
 
     fn next_range(&mut self) -> Option<PhysRange> {
+        // An error is memory that is no more, and so has no folios.
         Some(self.runs.next_run().ok()??.range)
     }
 }
@@ -91,7 +76,10 @@ impl<M: FrozenMem> Iterator for Extents<'_, M> {
     type Item = PhysRange;
 
     fn next(&mut self) -> Option<PhysRange> {
-        let mut extent = self.ahead?;
+        let mut extent = match self.ahead.take() {
+            Some(range) => range,
+            None => self.next_range()?,
+        };
         loop {
             self.ahead = self.next_range();
             match self.ahead {

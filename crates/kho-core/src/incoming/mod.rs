@@ -45,7 +45,7 @@ use kho_abi::{luo as luo_abi, memblock as memblock_abi, metadata as metadata_abi
 use kho_hal::{FrozenMem, Order, PageSize, PhysAddr, PhysRange};
 
 use crate::BootData;
-use crate::runs::FolioBits;
+use crate::runs::{First, FolioBits};
 pub(crate) use claims::Claims;
 use map::{Map, Spread};
 
@@ -171,13 +171,14 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
         let generation = root.decide(mem, page, v1_bitmaps).map_err(fault)?;
         let mut map = Map::new(mem, page, generation, root.map());
         map.check_nodes(&ram, &scratch, workspace).map_err(fault)?;
-        let spread = map.check_folios(&ram, &scratch, workspace);
-        let spread = spread.map_err(fault)?;
+        let mut spread = Spread::NONE;
+        map.check_folios(&ram, &scratch, workspace, &mut spread)
+            .map_err(fault)?;
         let mut components = Components::NONE;
         places::each_page_once(workspace, page, map.folios(), |once| {
             let mut claims = Claims { map, once };
-            components = Self::check_components(mem, &root, &mut claims)?;
-            Ok::<_, IncomingError>(())
+            components = Components::NONE;
+            Self::check_components(mem, &root, &mut claims, &mut components)
         })?;
         let Components {
             luo,
@@ -206,8 +207,8 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
         mem: &'a M,
         root: &RootFdt<'a>,
         claims: &mut Claims<'_, 'a, M>,
-    ) -> Result<Components<'a, M>, IncomingError> {
-        let mut found = Components::NONE;
+        found: &mut Components<'a, M>,
+    ) -> Result<(), IncomingError> {
         root.check_memory(mem, claims)?;
         for blob in root.subtrees(mem) {
             match blob.name {
@@ -231,7 +232,7 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
             let regions = ReserveMem::check(mem, at, max, Some(memblock_abi::NODE), claims);
             found.reserve_mem = regions.map_err(|fault| Part::ReserveMem.is(fault))?;
         }
-        Ok(found)
+        Ok(())
     }
 
     #[cfg(feature = "alloc")]
@@ -291,13 +292,12 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
 
     /// All preserved folios, by ascending address.
     pub fn folios(&self) -> Folios<'a, M> {
-        let all = PhysRange::new(PhysAddr::new(0), u64::MAX).unwrap_or_default();
-        Folios::new(self.map, all)
+        Folios::new(self.map, First::LOWEST, PhysAddr::new(u64::MAX))
     }
 
     /// The preserved folios that touch `range`, by ascending address.
     pub fn folios_in(&self, range: PhysRange) -> Folios<'a, M> {
-        Folios::new(self.map, range)
+        Folios::new(self.map, First::EndsAbove(range.start()), range.end())
     }
 
     /// The preserved folios in `parts` parts, for as many CPUs: every folio is in one of them, and
@@ -305,9 +305,8 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
     pub fn split(&self, parts: NonZeroUsize) -> impl Iterator<Item = Folios<'a, M>> {
         let count = parts.get() as u64;
         (0..count).map(move |i| {
-            let start = self.spread.split(i, count);
-            let end = self.spread.split(i + 1, count);
-            Folios::starting_in(self.map, PhysAddr::new(start), PhysAddr::new(end))
+            let [start, end] = [i, i + 1].map(|i| PhysAddr::new(self.spread.split(i, count)));
+            Folios::new(self.map, First::StartsFrom(start), end)
         })
     }
 
@@ -335,14 +334,23 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
     /// Each folio says how far it reaches. That is not derived from the range, as the predecessor
     /// may have split at a node's border.
     pub fn restore_pages(&self, range: PhysRange) -> Option<Folios<'a, M>> {
+        self.consists_of_folios(range)
+            .then(|| self.folios_in(range))
+    }
+
+    /// Whether folios begin and end where `range` does, without a gap.
+    #[inline(never)]
+    fn consists_of_folios(&self, range: PhysRange) -> bool {
         let mut next = range.start();
-        for folio in self.folios_in(range) {
+        let mut folios = self.folios_in(range);
+        // By reference: moved, it would take its place on the stack twice.
+        for folio in folios.by_ref() {
             if folio.addr != next {
-                return None;
+                return false;
             }
             next = folio.range(self.page_size()).end();
         }
-        (next == range.end()).then(|| self.folios_in(range))
+        next == range.end()
     }
 
     /// The area that a descriptor in a sub-blob of the caller's leads to; it is checked now.
@@ -407,7 +415,8 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
         places::each_page_once(workspace, self.page_size(), map.folios(), |once| {
             let mut claims = Claims { map, once };
             // What the library knows of has its owners; nothing else may name it.
-            Self::check_components(self.mem, &self.root, &mut claims)?;
+            let mut found = Components::NONE;
+            Self::check_components(self.mem, &self.root, &mut claims, &mut found)?;
             check(&mut claims).map_err(|fault| Part::Subtree.is(fault))
         })
     }

@@ -18,7 +18,7 @@ use crate::outgoing::cursor::{Cursor, Edit};
 use crate::outgoing::shortcuts::Shortcuts;
 use crate::outgoing::split::{Nodes, OneNode, blocks};
 #[cfg(feature = "alloc")]
-use crate::runs::Runs;
+use crate::runs::{First, Runs};
 use crate::tree::{Shared, Tree};
 
 /// Which memory survives: a radix tree that is the wire format while it grows.
@@ -332,8 +332,7 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
     /// Checks that no page is in two folios.
     #[cfg(feature = "alloc")]
     pub(crate) fn check_disjoint(&self) -> Result<(), OutgoingError> {
-        let mut runs = Runs::of(self.tree());
-        runs.start(PhysAddr::new(0))?;
+        let mut runs = Runs::new(self.tree(), First::LOWEST);
         let mut end = PhysAddr::new(0);
         while let Some(run) = runs.next_run()? {
             if run.range.start() < end {

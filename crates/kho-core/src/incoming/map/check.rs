@@ -6,7 +6,7 @@ use super::Map;
 use super::spread::Spread;
 use crate::incoming::Fault;
 use crate::incoming::places::{Ram, Scratch};
-use crate::runs::Runs;
+use crate::runs::{First, Runs};
 
 /// Goes through a map's folios by ascending address. Each must be RAM, outside scratch, and apart
 /// from the one before.
@@ -21,7 +21,7 @@ pub(super) struct CheckedFolios<'c, 'a, M: FrozenMem> {
     /// Bit `o`: there are folios of order `o`.
     pub(super) orders: u64,
     /// Number of folios so far, and where they are.
-    pub(super) spread: Spread,
+    spread: &'c mut Spread,
 }
 
 impl<'c, 'a, M: FrozenMem> CheckedFolios<'c, 'a, M> {
@@ -29,18 +29,17 @@ impl<'c, 'a, M: FrozenMem> CheckedFolios<'c, 'a, M> {
         map: Map<'a, M>,
         ram: &'c Ram<'c>,
         scratch: &'c Scratch<'a>,
-    ) -> Result<Self, Fault> {
-        let mut folios = Self {
-            runs: Runs::of(map),
+        spread: &'c mut Spread,
+    ) -> Self {
+        Self {
+            runs: Runs::new(map, First::LOWEST),
             ram,
             scratch,
             free: PhysRange::default(),
             last: PhysRange::default(),
             orders: 0,
-            spread: Spread::NONE,
-        };
-        folios.runs.start(PhysAddr::new(0))?;
-        Ok(folios)
+            spread,
+        }
     }
 
     /// Goes on to the folios that end above `own`, which must not be in any of them. Has to be

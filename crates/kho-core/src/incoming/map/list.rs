@@ -35,7 +35,7 @@ pub(super) struct List<'a, M> {
 }
 
 /// Most entries in a list whose entries do not ascend: each few of them cost a look at all.
-const MAX_UNSORTED: u64 = 1 << 17;
+const MAX_UNSORTED: u64 = 1 << 16;
 
 /// The next bitmaps of one order in a list whose entries do not ascend.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ pub(crate) struct Lookahead {
 }
 
 impl Lookahead {
-    const LEN: usize = 64;
+    const LEN: usize = 16;
 
     pub(crate) const EMPTY: Self = Self {
         order: Order::ZERO,
@@ -226,7 +226,8 @@ impl<'a, M: FrozenMem> List<'a, M> {
             V1Bitmaps::Small => &none,
             V1Bitmaps::Page => scratch,
         };
-        let mut last = [None; 64];
+        // By order: one more than where the last bitmap starts.
+        let mut after = [0; 64];
         let (mut sorted, mut chunks, mut entries) = (true, 0, 0);
         self.walk(&mut |chunk| {
             check_page(chunk.at, self.page.bytes(), ram, scratch)?;
@@ -241,9 +242,9 @@ impl<'a, M: FrozenMem> List<'a, M> {
                 }
                 self.check_bitmap(at, entry, ram, scratch)?;
                 self.bitmap(entry)?;
-                if let Some(last) = last.get_mut(chunk.order.as_u32() as usize) {
-                    sorted &= last.is_none_or(|last| last < start);
-                    *last = Some(start);
+                if let Some(after) = after.get_mut(chunk.order.as_u32() as usize) {
+                    sorted &= *after <= start;
+                    *after = start + 1;
                 }
             }
             Ok(true)
@@ -255,8 +256,8 @@ impl<'a, M: FrozenMem> List<'a, M> {
         if entries > MAX_UNSORTED {
             return Err(Fault::Unsorted { at: self.head });
         }
-        for (order, last) in (0..).zip(last) {
-            if let (Some(order), Some(_)) = (Order::new(order), last) {
+        for (order, after) in (0..).zip(&after) {
+            if let (Some(order), 1..) = (Order::new(order), after) {
                 self.check_starts(order, workspace)?;
             }
         }

@@ -77,6 +77,7 @@ impl<'a, M: FrozenMem> Map<'a, M> {
 
     /// Checks the map's own memory: RAM, outside scratch, each piece reached once. Says nothing of
     /// the folios.
+    #[inline(never)]
     pub(crate) fn check_nodes(
         &mut self,
         ram: &Ram<'_>,
@@ -91,14 +92,16 @@ impl<'a, M: FrozenMem> Map<'a, M> {
 
     /// Checks the folios: RAM, outside scratch, disjoint over all orders; and that the map's own
     /// memory is disjoint, and none of it preserved: its owner would overwrite the map. Each piece
-    /// of that memory is sound already ([`Map::check_nodes`]). Returns how the folios are spread.
+    /// of that memory is sound already ([`Map::check_nodes`]). Counts the folios in `spread`.
+    #[inline(never)]
     pub(crate) fn check_folios(
         &mut self,
         ram: &Ram<'_>,
         scratch: &Scratch<'a>,
         workspace: &mut [u64],
-    ) -> Result<Spread, Fault> {
-        let mut folios = CheckedFolios::new(*self, ram, scratch)?;
+        spread: &mut Spread,
+    ) -> Result<(), Fault> {
+        let mut folios = CheckedFolios::new(*self, ram, scratch, spread);
         let mut end = PhysAddr::new(0);
         ascending(
             workspace,
@@ -114,8 +117,9 @@ impl<'a, M: FrozenMem> Map<'a, M> {
             },
         )?;
         folios.finish()?;
-        (self.orders, self.folios) = (folios.orders, folios.spread.folios());
-        Ok(folios.spread)
+        self.orders = folios.orders;
+        self.folios = spread.folios();
+        Ok(())
     }
 
     /// Calls `visit` with address and size of each piece of memory that the map itself takes.

@@ -3,7 +3,7 @@
 use kho_hal::PhysRange;
 
 /// Most marks. A part of the folios is found to within a few percent of all of them.
-const MARKS: usize = 64;
+const MARKS: usize = 32;
 
 /// Addresses between which there are equally many folios. Noted down while all folios are counted
 /// once, by ascending address: when there are too many marks, every second one is dropped.
