@@ -3,8 +3,8 @@
 use kho::core::Tracker;
 use kho::core::outgoing::{Outgoing, OutgoingError};
 use kho::hal::sim::{SimAlloc, SimMemory};
-use kho::hal::{PageSize, PciConfigAccess, PhysAddr, PhysMem, PhysRange};
-use kho::pcsc::Cached;
+use kho::hal::{Order, PageSize, PciConfigAccess, PhysAddr, PhysMem, PhysRange};
+use kho::pcsc::{Cached, Saved, Variant};
 
 /// Page size of the simulated machine.
 pub const PAGE: PageSize = PageSize::Size4K;
@@ -24,12 +24,15 @@ fn range(from: u64, bytes: u64) -> Option<PhysRange> {
     PhysRange::new(PhysAddr::new(BASE + from), bytes)
 }
 
-/// Saves a cache and returns the sub-blob, as the next program finds it.
-pub fn save<C: PciConfigAccess>(
+/// Saves a cache, and reads it as the next program does, which has the sub-blob and the
+/// predecessor's map of preserved memory. `saved` is called between
+/// the two, with the size of the sub-blob in bytes.
+pub fn hand_over<C: PciConfigAccess>(
     cache: &Cached<'_, C>,
     memory: &SimMemory,
     pages: &SimAlloc<&SimMemory>,
-) -> Result<Vec<u8>, String> {
+    saved: impl FnOnce(usize),
+) -> Result<Saved, String> {
     let words = |error: OutgoingError| error.to_string();
     let tracker = Tracker::new(memory, pages, PAGE, &[]).map_err(words)?;
     let outgoing = Outgoing::new(tracker).map_err(words)?;
@@ -39,5 +42,8 @@ pub fn save<C: PciConfigAccess>(
     memory
         .read(blob.start(), &mut bytes)
         .map_err(|error| error.to_string())?;
-    Ok(bytes)
+    saved(bytes.len());
+    let order = Order::new(1).ok_or("no order 1")?;
+    let is_preserved = |addr| outgoing.tracker().is_preserved(addr, order);
+    Saved::read(&bytes, Variant::Extended, is_preserved).map_err(|error| error.to_string())
 }

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use kho::hal::{PciConfigAccess, Sbdf};
-use kho::pcsc::{Cached, Saved, Stats, Unlisted, Variant};
+use kho::pcsc::{Cached, Stats, Unlisted};
 use serde_json::{Value, json};
 
-use crate::machine::{PAGE, memory, pages, save};
+use crate::machine::{PAGE, hand_over, memory, pages};
 use crate::oracle::Oracle;
 use crate::trace::Event;
 
@@ -54,9 +54,7 @@ pub fn run_with_kexec(trace: &[Event], unlisted: Unlisted) -> Result<Vec<Phase>,
     let first = pages(&memory, 0, half);
     let cache = Cached::in_pages(&oracle, &memory, &first, PAGE);
     let mut phases = Replay::new(&oracle, &cache, unlisted).events("boot", before);
-    let blob = save(&cache, &memory, &first)?;
-
-    let saved = Saved::read(&blob, Variant::Extended).map_err(|error| error.to_string())?;
+    let saved = hand_over(&cache, &memory, &first, |_| ())?;
     let second = pages(&memory, half, half);
     let next = Cached::in_pages(&oracle, &memory, &second, PAGE).with_saved(saved);
     let mut restore = Phase::new("restore");

@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use kho::hal::sim::pci::{SimBus, SimFunction};
 use kho::hal::{PciConfigAccess, Sbdf};
-use kho::pcsc::{Added, Cached, Saved, Variant};
+use kho::pcsc::{Added, Cached};
 use serde_json::{Value, json};
 
-use crate::machine::{PAGE, memory, pages, save};
+use crate::machine::{PAGE, hand_over, memory, pages};
 
 /// As many virtual functions as the machine that the published series names.
 pub const FUNCTIONS: usize = 2819;
@@ -50,10 +50,10 @@ pub fn run(count: usize) -> Result<Value, String> {
         }
     }
     timer.lap();
-    let blob = save(&cache, &memory, &first)?;
-    let saving = timer.lap();
-
-    let saved = Saved::read(&blob, Variant::Extended).map_err(|error| error.to_string())?;
+    let (mut saving, mut blob_bytes) = (0, 0);
+    let saved = hand_over(&cache, &memory, &first, |bytes| {
+        (saving, blob_bytes) = (timer.lap(), bytes);
+    })?;
     let index = timer.lap();
     let found = places
         .iter()
@@ -73,7 +73,7 @@ pub fn run(count: usize) -> Result<Value, String> {
     let adopt = timer.lap();
     Ok(json!({
         "functions": found,
-        "blob_bytes": blob.len(),
+        "blob_bytes": blob_bytes,
         "infer_ns": infer,
         "infer_reads": inferred / count as u64,
         "save_ns": saving,

@@ -61,6 +61,9 @@ pub enum Distrust {
     Changed,
 }
 
+/// How often an addition begins when writes to the function come between.
+const ATTEMPTS: usize = 3;
+
 /// Why a function could not be added. It is not in the cache then, and is passed through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -85,7 +88,7 @@ pub enum AddError {
         /// The function.
         function: Sbdf,
     },
-    /// It was reset or forgotten meanwhile.
+    /// It was forgotten meanwhile, or written to or reset again and again.
     Interrupted {
         /// The function.
         function: Sbdf,
@@ -99,7 +102,7 @@ impl fmt::Display for AddError {
             Self::NotReady { function } => write!(f, "{function}: not ready"),
             Self::Unreadable { function } => write!(f, "{function}: identity unreadable"),
             Self::NoMemory { function } => write!(f, "{function}: no memory for its cache"),
-            Self::Interrupted { function } => write!(f, "{function}: reset while being added"),
+            Self::Interrupted { function } => write!(f, "{function}: changed while being added"),
         }
     }
 }
@@ -107,8 +110,9 @@ impl fmt::Display for AddError {
 impl core::error::Error for AddError {}
 
 impl<'m> Function<'m> {
-    /// Takes an inference over, and what the owner says about the rest.
-    fn set_map(&self, inference: &Inference) {
+    /// Takes an inference over, and what the owner says about the rest. Returns the bytes that
+    /// are zero because the owner says they are absent.
+    fn set_map(&self, inference: &Inference) -> impl Iterator<Item = Access> {
         let flags = self.flags.load(Ordering::Acquire);
         let declared = flags & (UNLISTED_CONSTANT | UNLISTED_ABSENT) != 0;
         let short = flags & UNLISTED_ABSENT != 0 && !inference.express;
@@ -138,20 +142,17 @@ impl<'m> Function<'m> {
                 word.store(cacheable | unlisted, Ordering::Release);
             }
         }
-        if flags & UNLISTED_ABSENT != 0 {
-            for range in unlisted.ranges() {
-                for offset in range {
-                    if let Ok(at) = Access::new(offset, Width::U8) {
-                        self.prefill(at, 0);
-                    }
-                }
-            }
-        }
         let header = u64::from(inference.header_type);
         let bist = if inference.has_bist { 0 } else { NO_BIST };
         let kept = flags & !(HEADER_TYPE | NO_BIST);
         self.flags
             .store(kept | header | bist | MAPPED, Ordering::Release);
+        let absent = match flags & UNLISTED_ABSENT {
+            0 => ByteSet::EMPTY,
+            _ => unlisted,
+        };
+        let offsets = (0..Access::SPACE).filter(move |offset| absent.contains(*offset));
+        offsets.filter_map(|offset| Access::new(offset, Width::U8).ok())
     }
 
     /// Notes that the page is a predecessor's. `header` is the dword at 0ch.
@@ -227,6 +228,9 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
     /// Otherwise its capabilities are walked on the hardware: some fifty reads. Allocates the
     /// memory that holds its registers (5 KiB) when the address is new and nothing was saved.
     ///
+    /// Additions of one function wait for each other, spinning: one must not be interrupted, on
+    /// its CPU, by another of the same function. Nothing else waits for an addition.
+    ///
     /// # Errors
     /// [`AddError`]; the function is passed through then.
     pub fn add_with(&self, function: Sbdf, unlisted: Unlisted) -> Result<Added, AddError> {
@@ -237,6 +241,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
             Unlisted::Constant => UNLISTED_CONSTANT,
             Unlisted::Absent => UNLISTED_ABSENT,
         };
+        let _setup = entry.setup.lock();
         let how = self.adopt(entry, function, policy)?;
         if how == Added::Restored {
             return Ok(how);
@@ -245,24 +250,31 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
             return Err(no_memory);
         }
         let was_bridge = entry.is_bridge();
-        let now = entry.enter(Kind::Adding);
-        core::sync::atomic::fence(Ordering::SeqCst);
-        let added = match self.infer(entry, function, policy) {
-            Ok(()) if entry.advance(now, Kind::Active) => {
+        let mut error = AddError::Interrupted { function };
+        for _ in 0..ATTEMPTS {
+            let now = entry.enter(Kind::Adding);
+            self.wide.look();
+            if let Err(failed) = self.infer(entry, function, policy) {
+                error = failed;
+                break;
+            }
+            if entry.advance(now, Kind::Active) {
                 entry.publish(now.active());
                 self.unless_enabled_reset(entry);
                 return Ok(how);
             }
-            Ok(()) => AddError::Interrupted { function },
-            Err(error) => error,
-        };
-        let state = entry.state();
-        if state != now && !matches!(state.kind(), Kind::Vacant | Kind::Adding) {
-            // Another addition was faster, and the function is in.
-            return Ok(how);
+            if entry.state().kind() != Kind::Adding {
+                // Forgotten.
+                break;
+            }
         }
-        self.forget_with_below(entry, was_bridge.then(|| every_bus_above(function)));
-        Err(added)
+        // Whoever interrupted the addition may have taken it out already, but not what is below.
+        self.forget_one(entry);
+        if was_bridge {
+            self.reset_buses(function, every_bus_above(function), true);
+        }
+        self.forget_virtual_functions(entry, None);
+        Err(error)
     }
 
     fn new_space(&self) -> Option<Space<'m>> {
@@ -275,10 +287,13 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
     fn infer(&self, entry: &Function<'m>, function: Sbdf, policy: u64) -> Result<(), AddError> {
         entry.wipe(Keep::Nothing);
         entry.unhold();
-        entry.flags.store(policy, Ordering::Release);
+        // What it was before counts until it is known what it is: what is below it stays in the
+        // cache meanwhile.
+        let before = entry.flags.load(Ordering::Acquire) & HEADER_TYPE;
+        entry.flags.store(policy | before, Ordering::Release);
         let mut source = |at: Access| {
             let value = self.hardware(&entry.counters, function, at).ok()?;
-            if !self.has_strangers() {
+            if !self.wide.any() {
                 entry.prefill(at, value);
             }
             Some(value)
@@ -299,7 +314,9 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         };
         entry.set_identity(identity, class);
         let inference = Inference::new(&mut source).ok_or(unreadable)?;
-        entry.set_map(&inference);
+        for absent in entry.set_map(&inference) {
+            entry.prefill(absent, 0);
+        }
         if entry.is_bridge() {
             entry.set_buses(self.buses_below(function));
         }
@@ -315,7 +332,15 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
     /// Makes sure that the function's capabilities are known: an adopted function is mapped when
     /// it is first used, from what its page knows.
     pub(crate) fn map(&self, entry: &Function<'_>) {
-        if entry.is_mapped() || entry.state().kind() != Kind::Active {
+        let is_due = || !entry.is_mapped() && entry.state().kind() == Kind::Active;
+        if !is_due() {
+            return;
+        }
+        // Nobody waits for whoever is at it.
+        let Some(_setup) = entry.setup.try_lock() else {
+            return;
+        };
+        if !is_due() {
             return;
         }
         let marked: [u64; MAP] = core::array::from_fn(|n| {
@@ -328,8 +353,13 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
             })
         };
         if let Some(inference) = Inference::new(&mut source) {
-            entry.set_map(&inference);
+            let absent = entry.set_map(&inference);
             entry.load_lines(|n| marked.get(n).copied().unwrap_or(0));
+            for absent in absent {
+                if let Some(ticket) = entry.claim(absent, Kind::Active) {
+                    entry.fill(ticket, 0);
+                }
+            }
             self.unless_enabled_reset(entry);
         }
     }

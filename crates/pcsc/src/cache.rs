@@ -1,13 +1,14 @@
 //! The cache as an access method.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use kho_hal::{Access, PageAlloc, PageSize, PciConfigAccess, PciError, PhysMem, Sbdf};
 
-use crate::effects::every_bus_above;
+use crate::effects::{Moment, every_bus_above};
 use crate::function::{Function, Keep, Kind, Sighting};
 use crate::index::Index;
 use crate::stats::{Counters, Stats};
+use crate::wide::WideWrites;
 
 /// What was reset, when nobody wrote the register that does it through the cache.
 ///
@@ -54,8 +55,7 @@ pub struct Cached<'m, C> {
     pub(crate) access: C,
     pub(crate) index: Index<'m>,
     enabled: AtomicBool,
-    /// Writes under way to functions that were not in the cache when they began.
-    strangers: AtomicU64,
+    pub(crate) wide: WideWrites,
     clock: Option<fn() -> u64>,
     pub(crate) pages: Option<Pages<'m>>,
     pub(crate) saved: Option<crate::persist::Saved>,
@@ -70,7 +70,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
             access,
             index: Index::new(),
             enabled: AtomicBool::new(true),
-            strangers: AtomicU64::new(0),
+            wide: WideWrites::new(),
             clock: None,
             pages: None,
             saved: None,
@@ -167,9 +167,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         if let Some(below) = below {
             self.reset_buses(function.place(), below, true);
         }
-        if function.has_virtual_functions() {
-            self.forget_virtual_functions(function.place().segment());
-        }
+        self.forget_virtual_functions(function, self.virtual_functions_of(function));
     }
 
     /// An access method past the cache: its reads reach the hardware and its writes invalidate.
@@ -190,6 +188,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
                 };
                 if let Some(function) = self.index.find(function) {
                     let place = function.place();
+                    let virtual_functions = self.virtual_functions_of(function);
                     let below = (reset == Reset::Power && function.is_bridge())
                         .then(|| self.buses_ever_below(place));
                     self.reset_one(function, keep);
@@ -197,9 +196,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
                         // Its bus numbers are gone, or will be.
                         self.reset_buses(place, below, false);
                     }
-                    if function.has_virtual_functions() {
-                        self.forget_virtual_functions(function.place().segment());
-                    }
+                    self.forget_virtual_functions(function, virtual_functions);
                 }
             }
             Reset::Buses { first, last } => {
@@ -243,12 +240,11 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         keep: Keep,
     ) -> Option<crate::function::State> {
         let now = function.enter_if(|kind| match kind {
-            // An addition under way fails, since its epoch is over.
             Kind::Vacant | Kind::Adding => None,
             _ => Some(Kind::Resetting),
         });
         if now.is_none() {
-            function.enter_if(|kind| (kind == Kind::Adding).then_some(Kind::Vacant));
+            function.restart_addition();
         }
         function.unhold();
         function.wipe(keep);
@@ -334,7 +330,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         if !function.is_mapped() {
             self.map(function);
             if let Some(value) = function.hit(at) {
-                function.counters.hits.bump();
+                function.counters.hits.bump_roughly();
                 return Ok(value);
             }
         }
@@ -343,12 +339,10 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
             return self.hardware(&function.counters, place, at);
         }
         function.counters.misses.bump();
-        if self.has_strangers() {
-            return self.hardware(&function.counters, place, at);
-        }
         let Some(ticket) = function.claim(at, Kind::Active) else {
             return self.hardware(&function.counters, place, at);
         };
+        let is_narrow = !self.wide.any();
         let value = match self.hardware(&function.counters, place, at) {
             Ok(value) => value,
             Err(error) => {
@@ -358,7 +352,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         };
         // The switch may have gone off since: what comes after it is not stored.
         let on = self.enabled.load(Ordering::SeqCst);
-        if on && (value != at.width().mask() || self.stands(function, place, at)) {
+        if on && is_narrow && (value != at.width().mask() || self.stands(function, place, at)) {
             function.fill(ticket, value);
         } else {
             function.release(ticket);
@@ -388,6 +382,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
             .writes
             .bump();
         let result = self.access.write(place, at, value);
+        self.wide.look();
         if let Some(function) = self.index.find(place)
             && function.state().kind() != Kind::Vacant
         {
@@ -395,60 +390,62 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
             if function.is_bridge() {
                 self.reset_buses(place, every_bus_above(place), true);
             }
-            if function.has_virtual_functions() {
-                self.forget_virtual_functions(place.segment());
-            }
+            self.forget_virtual_functions(function, self.virtual_functions_of(function));
         }
         result
     }
 
-    /// Whether writes are under way to functions that were not in the cache when they began:
-    /// nothing is stored meanwhile.
-    pub(crate) fn has_strangers(&self) -> bool {
-        self.strangers.load(Ordering::SeqCst) != 0
-    }
-
     fn write_through(&self, place: Sbdf, at: Access, value: u32) -> Result<(), PciError> {
         let known = |function: &&Function<'m>| function.state().kind() != Kind::Vacant;
-        let mut found = self.index.find(place).filter(known);
-        if found.is_none() {
-            // Counted in before the second look, and an addition looks at the count after it has
-            // begun: so one of the two sees the other.
-            self.strangers.fetch_add(1, Ordering::SeqCst);
-            fence(Ordering::SeqCst);
-            found = self.index.find(place).filter(known);
-            if found.is_none() {
-                let result = self.write_strange(place, at, value);
-                self.strangers.fetch_sub(1, Ordering::SeqCst);
-                return result;
-            }
-            self.strangers.fetch_sub(1, Ordering::SeqCst);
+        if let Some(function) = self.index.find(place).filter(known) {
+            return self.write_known(function, place, at, value);
         }
-        let Some(function) = found else {
-            return self.access.write(place, at, value);
+        self.wide.enter();
+        let result = match self.index.find(place).filter(known) {
+            Some(function) => self.write_known(function, place, at, value),
+            None => self.write_strange(place, at, value),
         };
+        self.wide.leave();
+        result
+    }
+
+    /// A write to a function that is in the cache, or is being added.
+    fn write_known(
+        &self,
+        function: &Function<'_>,
+        place: Sbdf,
+        at: Access,
+        value: u32,
+    ) -> Result<(), PciError> {
         function.counters.writes.bump();
         self.map(function);
-        function.begin_write();
-        let plan = function.plan(at, value);
-        let buses = self.buses_of(place, &plan);
-        self.apply(function, at, &plan, buses, false);
+        let writing = function.begin_write();
+        let mut plan = function.plan(at, value, &writing);
+        let mut is_wide = plan.is_wide();
+        if is_wide {
+            self.wide.enter();
+        }
+        let mut around = self.around(function, (at, value), &plan, None);
+        self.apply(function, at, &plan, around, Moment::Before);
         let result = self.access.write(place, at, value);
-        if result.is_err() {
-            // What the plan noted as written may not be there.
+        let alone = function.is_alone(&writing);
+        if !alone {
+            // Somebody else wrote: what this write changed is not known, nor which came last.
+            plan = function.plan(at, value, &writing);
+            if !is_wide && plan.is_wide() {
+                is_wide = true;
+                self.wide.enter();
+            }
+        }
+        if result.is_err() || !alone {
             function.unhold();
         }
-        let buses = match buses {
-            // Bus numbers may have changed: those from before the write and those from after it.
-            Some(before) if plan.renumber() => {
-                let after = self.buses_below(place);
-                function.set_buses(after);
-                Some(join(before, after))
-            }
-            buses => buses,
-        };
-        self.apply(function, at, &plan, buses, true);
-        function.end_write();
+        around = self.around(function, (at, value), &plan, Some(around));
+        self.apply(function, at, &plan, around, Moment::After);
+        if is_wide {
+            self.wide.leave();
+        }
+        function.end_write(writing);
         result
     }
 }
@@ -468,7 +465,7 @@ impl<C: PciConfigAccess> PciConfigAccess for Cached<'_, C> {
         let start = self.clock.map(|clock| clock());
         match found.hit(at) {
             Some(value) => {
-                found.counters.hits.bump();
+                found.counters.hits.bump_roughly();
                 if let (Some(clock), Some(start)) = (self.clock, start) {
                     found.counters.hit_ticks.add(clock().wrapping_sub(start));
                 }

@@ -6,11 +6,16 @@ use kho_hal::{Access, PciConfigAccess, Sbdf};
 
 use crate::CapId;
 use crate::cache::{Cached, join};
-use crate::function::{Function, Keep, Kind};
+use crate::function::{Function, Keep, Kind, Writing};
 use crate::infer::Region;
 use crate::rules::{Effect, Place, RULES, Rule, Trigger, VENDORS_OWN};
 use crate::sync::Ordering;
 use crate::table::entry_of;
+
+/// Where a bridge has its bus numbers.
+const BUS_NUMBERS: u16 = 0x18;
+
+const SRIOV: CapId = CapId::Extended(0x0010);
 
 /// Ranges that one write can invalidate besides the bytes that it touches.
 const RANGES: usize = 8;
@@ -27,13 +32,57 @@ pub(crate) struct Plan {
     renumber: bool,
     virtual_functions: bool,
     links: bool,
+    routing: bool,
     /// The function is being added: what it is, and so what a write does, is not known.
     unclear: bool,
 }
 
+/// When a plan is carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// Before the write reaches the hardware.
+    Before,
+    /// After it.
+    After,
+}
+
+/// What a write concerns besides its own function: as it was before the write, and as it is after.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Around {
+    buses: Option<(u8, u8)>,
+    virtual_functions: Option<VirtualFunctions>,
+}
+
+/// Where a physical function has its virtual ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct VirtualFunctions {
+    /// From the physical function's routing ID.
+    offset: u16,
+    stride: u16,
+    total: u16,
+}
+
+impl VirtualFunctions {
+    /// Whether the function with routing ID `bdf` may be one of those of `physical`.
+    fn contains(&self, physical: Sbdf, bdf: u16) -> bool {
+        let first = physical.bdf().wrapping_add(self.offset);
+        let distance = bdf.wrapping_sub(first);
+        match self.stride {
+            0 => distance == 0 && self.total != 0,
+            stride => distance.is_multiple_of(stride) && distance / stride < self.total,
+        }
+    }
+}
+
 impl Plan {
-    pub(crate) fn renumber(&self) -> bool {
-        self.renumber
+    /// Whether the write acts on other functions.
+    pub(crate) fn is_wide(&self) -> bool {
+        self.below
+            || self.renumber
+            || self.routing
+            || self.virtual_functions
+            || self.links
+            || self.unclear
     }
 
     fn range(&mut self, bytes: Range<u16>) {
@@ -68,7 +117,7 @@ impl Function<'_> {
     }
 
     pub(crate) fn has_virtual_functions(&self) -> bool {
-        self.region(CapId::Extended(0x0010)).is_some()
+        self.region(SRIOV).is_some()
     }
 
     /// Forgets what was last written to the registers that rules look at.
@@ -115,8 +164,9 @@ impl Function<'_> {
     }
 
     /// Works out what a write does, and remembers the bits that later writes are judged by.
-    pub(crate) fn plan(&self, at: Access, value: u32) -> Plan {
+    pub(crate) fn plan(&self, at: Access, value: u32, writing: &Writing) -> Plan {
         let mut plan = Plan::default();
+        let state = self.state();
         let touches = |r: &Region| at.offset() < r.end && at.end() > r.start;
         let mut listed = at.end() <= 0x40;
         for region in self.regions().filter(touches) {
@@ -127,16 +177,15 @@ impl Function<'_> {
             }
         }
         plan.everything |= !listed;
-        plan.unclear = self.state().kind() == Kind::Adding;
-        plan.everything |= plan.unclear;
         let held = self.held.load(Ordering::Acquire);
+        let alone = self.is_alone(writing);
         for (index, rule) in RULES.iter().enumerate() {
             for base in self.bases(rule.place) {
                 let Some(write) = rule.meets(base, at, value) else {
                     continue;
                 };
                 let (known, set) = held_bits(index);
-                let before = (held & known != 0).then_some(held & set != 0);
+                let before = (alone && held & known != 0).then_some(held & set != 0);
                 if write.touched != 0 {
                     self.note(index, write.ones != 0);
                 }
@@ -147,6 +196,12 @@ impl Function<'_> {
                 }
             }
         }
+        // Nothing that was looked at changed if the state did not: an addition says so first.
+        let steady = state.kind() != Kind::Adding && self.state().same_epoch(state);
+        plan.unclear = !steady || !self.is_mapped();
+        plan.everything |= plan.unclear;
+        // A register whose meaning is not known may be anything, for what is below as well.
+        plan.below |= plan.everything && self.is_bridge();
         plan
     }
 
@@ -186,6 +241,7 @@ impl Function<'_> {
             Effect::Reset => plan.reset = true,
             Effect::Below => plan.below |= self.is_bridge(),
             Effect::Renumber => plan.renumber |= self.is_bridge(),
+            Effect::Routing => plan.routing = true,
             Effect::VirtualFunctions => plan.virtual_functions |= self.has_virtual_functions(),
             Effect::Links => plan.links = true,
             Effect::MessageNumbers => {
@@ -230,31 +286,95 @@ fn unpack(word: u64) -> Region {
 }
 
 impl<C: PciConfigAccess> Cached<'_, C> {
-    /// The buses that a write to this bridge concerns, as they are before it.
-    pub(crate) fn buses_of(&self, place: Sbdf, plan: &Plan) -> Option<(u8, u8)> {
-        (plan.below || plan.renumber).then(|| self.buses_below(place))
+    /// What a planned write concerns: as the registers say now, and as they said `before`; or, in
+    /// front of the write, as they will say when it is done.
+    pub(crate) fn around(
+        &self,
+        function: &Function<'_>,
+        (at, value): (Access, u32),
+        plan: &Plan,
+        before: Option<Around>,
+    ) -> Around {
+        let place = function.place();
+        let mut now = Around::default();
+        if plan.unclear {
+            if self.may_be_bridge(function) {
+                now.buses = Some(every_bus_above(place));
+            }
+        } else if plan.below || plan.renumber {
+            let known = before.and_then(|before| before.buses);
+            now.buses = match known {
+                // Only bus numbers move what is below.
+                Some(known) if !plan.renumber => Some(known),
+                Some(known) => {
+                    let buses = self.buses_below(place);
+                    function.set_buses(buses);
+                    Some(join(known, buses))
+                }
+                None => Some(self.buses_below_after(place, at, value)),
+            };
+        }
+        if plan.virtual_functions || plan.unclear {
+            now.virtual_functions = before
+                .and_then(|before| before.virtual_functions)
+                .or_else(|| self.virtual_functions_of(function));
+        }
+        now
+    }
+
+    /// Whether a function of which nothing is known for certain may be a bridge.
+    fn may_be_bridge(&self, function: &Function<'_>) -> bool {
+        let header = Access::new(0x0e, kho_hal::Width::U8)
+            .and_then(|at| self.hardware(&function.counters, function.place(), at));
+        header.is_err() || header.is_ok_and(|header| header & 0x7f != 0)
+    }
+
+    /// Where the function has its virtual functions, as its registers say now.
+    pub(crate) fn virtual_functions_of(&self, function: &Function<'_>) -> Option<VirtualFunctions> {
+        let sriov = function.region(SRIOV)?;
+        let word = |at: u16| {
+            let at = Access::new(sriov.start.saturating_add(at), kho_hal::Width::U16).ok()?;
+            let value = self
+                .hardware(&function.counters, function.place(), at)
+                .ok()?;
+            Some(value as u16)
+        };
+        Some(VirtualFunctions {
+            total: word(0x0e)?,
+            offset: word(0x14)?,
+            stride: word(0x16)?,
+        })
     }
 
     /// Secondary and subordinate bus as the bridge's registers say; every bus above its own if
     /// they make no sense.
     pub(crate) fn buses_below(&self, bridge: Sbdf) -> (u8, u8) {
-        let above = every_bus_above(bridge);
+        self.bus_numbers(bridge)
+            .map_or(every_bus_above(bridge), |value| span(bridge, value))
+    }
+
+    /// The same, and as it will be after a write to the bridge.
+    fn buses_below_after(&self, bridge: Sbdf, at: Access, value: u32) -> (u8, u8) {
+        let Some(now) = self.bus_numbers(bridge) else {
+            return every_bus_above(bridge);
+        };
+        let mut after = now.to_le_bytes();
+        for (offset, byte) in (at.offset()..at.end()).zip(value.to_le_bytes()) {
+            let place = usize::from(offset).checked_sub(BUS_NUMBERS.into());
+            if let Some(place) = place.and_then(|place| after.get_mut(place)) {
+                *place = byte;
+            }
+        }
+        join(span(bridge, now), span(bridge, u32::from_le_bytes(after)))
+    }
+
+    /// The bridge's bus numbers, if it answers.
+    fn bus_numbers(&self, bridge: Sbdf) -> Option<u32> {
         let counters = self.index.find(bridge);
         let counters = counters.map_or(&self.other, |bridge| &bridge.counters);
-        let value = Access::new(0x18, kho_hal::Width::U32)
-            .and_then(|at| self.hardware(counters, bridge, at));
-        match value {
-            Ok(value) if value != u32::MAX => {
-                let (first, last) = ((value >> 8) as u8, (value >> 16) as u8);
-                match (first, last) {
-                    // Not configured: nothing is reached through it.
-                    (0, 0) => (u8::MAX, 0),
-                    _ if first > bridge.bus() && first <= last => (first, last),
-                    _ => above,
-                }
-            }
-            _ => above,
-        }
+        let at = Access::new(BUS_NUMBERS, kho_hal::Width::U32).ok()?;
+        let value = self.hardware(counters, bridge, at).ok()?;
+        (value != u32::MAX).then_some(value)
     }
 
     /// As the bridge says now, and as it said when its bus numbers were last learned: it loses
@@ -282,11 +402,13 @@ impl<C: PciConfigAccess> Cached<'_, C> {
         }
     }
 
-    /// Invalidates the link capabilities of every function on the bus.
+    /// Invalidates the link capabilities of every function that may be of the same device: those
+    /// on its bus, and virtual ones.
     fn forget_links(&self, function: &Function<'_>) {
         let place = function.place();
         for other in self.index.all() {
-            if other.place().segment() == place.segment() && other.place().bus() == place.bus() {
+            let beside = other.place().bus() == place.bus() || other.is_virtual();
+            if other.place().segment() == place.segment() && beside {
                 self.map(other);
                 if let Some(link) = other.region(CapId::Standard(0x10)) {
                     let first = link.start.saturating_add(0x0c);
@@ -296,11 +418,24 @@ impl<C: PciConfigAccess> Cached<'_, C> {
         }
     }
 
-    /// Forgets the functions of a segment that have no vendor: those are virtual.
-    pub(crate) fn forget_virtual_functions(&self, segment: u32) {
+    /// Forgets the virtual functions of a physical one: those where it says it has them, and all
+    /// of its segment that show no vendor.
+    pub(crate) fn forget_virtual_functions(
+        &self,
+        physical: &Function<'_>,
+        theirs: Option<VirtualFunctions>,
+    ) {
+        if theirs.is_none() && !physical.has_virtual_functions() {
+            return;
+        }
+        let place = physical.place();
         for function in self.index.all() {
-            let (identity, _) = function.identity();
-            if function.place().segment() == segment && identity == u32::MAX {
+            let other = function.place();
+            let is_theirs = |theirs: VirtualFunctions| theirs.contains(place, other.bdf());
+            if other.segment() == place.segment()
+                && other != place
+                && (function.is_virtual() || theirs.is_some_and(is_theirs))
+            {
                 self.forget_one(function);
             }
         }
@@ -312,8 +447,8 @@ impl<C: PciConfigAccess> Cached<'_, C> {
         function: &Function<'_>,
         at: Access,
         plan: &Plan,
-        buses: Option<(u8, u8)>,
-        after: bool,
+        around: Around,
+        moment: Moment,
     ) {
         function.counters.invalidations.bump();
         function.invalidate(at.offset()..at.end(), Keep::Nothing);
@@ -325,27 +460,47 @@ impl<C: PciConfigAccess> Cached<'_, C> {
         }
         if plan.reset {
             let now = self.start_reset(function, Keep::Constants);
-            if let (true, Some(now)) = (after, now) {
+            if let (Moment::After, Some(now)) = (moment, now) {
                 function.counters.resets.bump();
                 function.advance(now, Kind::Unsettled);
             }
         }
-        if plan.virtual_functions {
-            self.forget_virtual_functions(function.place().segment());
+        if plan.unclear {
+            // An addition starts anew, for it may have read what was there before.
+            if !function.restart_addition() {
+                self.reset_one(function, Keep::Nothing);
+            }
+            function.unhold();
+        }
+        if plan.virtual_functions || plan.unclear {
+            self.forget_virtual_functions(function, around.virtual_functions);
         }
         if plan.links {
             self.forget_links(function);
         }
-        if plan.unclear {
-            // The addition fails, for it may have read what was there before.
-            function.enter_if(|kind| (kind == Kind::Adding).then_some(Kind::Vacant));
-            function.unhold();
-            self.reset_buses(function.place(), every_bus_above(function.place()), true);
-            self.forget_virtual_functions(function.place().segment());
+        let place = function.place();
+        if plan.routing {
+            for other in self.index.all() {
+                if other.place().segment() == place.segment() && other.place() != place {
+                    self.forget_one(other);
+                }
+            }
         }
-        if let Some(buses) = buses {
-            self.reset_buses(function.place(), buses, plan.renumber);
+        if let Some(buses) = around.buses {
+            self.reset_buses(place, buses, plan.renumber || plan.unclear);
         }
+    }
+}
+
+/// Secondary and subordinate bus in the dword of bus numbers; every bus above the bridge's own if
+/// they make no sense.
+fn span(bridge: Sbdf, value: u32) -> (u8, u8) {
+    let (first, last) = ((value >> 8) as u8, (value >> 16) as u8);
+    match (first, last) {
+        // Not configured: nothing is reached through it.
+        (0, 0) => (u8::MAX, 0),
+        _ if first > bridge.bus() && first <= last => (first, last),
+        _ => every_bus_above(bridge),
     }
 }
 

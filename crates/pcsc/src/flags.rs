@@ -24,6 +24,11 @@ impl Function<'_> {
         matches!(self.flags.load(Ordering::Acquire) & HEADER_TYPE, 1 | 2)
     }
 
+    /// Whether it shows no vendor, as virtual functions do.
+    pub(crate) fn is_virtual(&self) -> bool {
+        self.identity().0 == u32::MAX
+    }
+
     pub(crate) fn is_endpoint(&self) -> bool {
         self.flags.load(Ordering::Acquire) & HEADER_TYPE == 0
     }

@@ -10,8 +10,13 @@
 //!   refused by the generation; one claimed after it sees the writer and stores nothing. So from
 //!   the first invalidation to the end nothing of those bytes is answered from the cache. The
 //!   second one is for other functions, which the write affects and which have no writer.
+//!   A writer that learns that another one wrote at the same time knows nothing of what the
+//!   registers held before its write, and invalidates whatever it may have changed.
 //! * **Reset**: change the state, then invalidate every line. A fill that saw the old state is
 //!   refused by its line's generation; one that comes later sees the new state.
+//! * **Addition**: one at a time for each function (`setup`). Its state is *adding* before
+//!   anything of the function changes, so whoever finds the same state before and after it looked
+//!   at the function's maps has seen them whole.
 //!
 //! After a reset the function is *unsettled*: every read reaches the hardware until one of them
 //! returns what is known of this device for certain, its identity or a constant register. Only
@@ -20,7 +25,7 @@
 use core::ops::Range;
 
 use kho_hal::{Access, Sbdf};
-use spin::Once;
+use spin::{Mutex, Once};
 
 use crate::line;
 use crate::space::{LINES, MAP, Space};
@@ -63,6 +68,11 @@ impl State {
         Self(self.0 & !0xff | kind as u64)
     }
 
+    /// Whether nothing began anew between the two.
+    pub(crate) const fn same_epoch(self, other: Self) -> bool {
+        self.0 >> 8 == other.0 >> 8
+    }
+
     /// The same epoch, active.
     pub(crate) const fn active(self) -> Self {
         self.with(Kind::Active)
@@ -101,13 +111,27 @@ pub(crate) struct Function<'m> {
     /// Registers that rules look at: known bits (high half), their values (low half).
     pub(crate) held: AtomicU64,
     pub(crate) flags: AtomicU64,
-    /// Writes under way. Nothing is stored meanwhile.
+    /// Held by whoever adds the function or maps its registers.
+    pub(crate) setup: Mutex<()>,
+    /// Writes under way ([`WRITERS`]), and above them those that ever began. Nothing is stored
+    /// while there are any.
     writers: AtomicU64,
     place: AtomicU64,
     /// The bus numbers of a bridge when they were last learned: valid bit, last, first.
     buses: AtomicU64,
     space: Once<Space<'m>>,
     pub(crate) counters: Counters,
+}
+
+/// Bits that count the writes under way.
+const WRITERS: u64 = 0xffff;
+/// One write that began.
+const BEGUN: u64 = WRITERS + 1;
+
+/// A write under way.
+pub(crate) struct Writing {
+    alone: bool,
+    begun: u64,
 }
 
 /// Permission to store one value.
@@ -127,6 +151,7 @@ impl<'m> Function<'m> {
             identity: AtomicU64::new(0),
             held: AtomicU64::new(0),
             flags: AtomicU64::new(0),
+            setup: Mutex::new(()),
             writers: AtomicU64::new(0),
             place: AtomicU64::new(0),
             buses: AtomicU64::new(0),
@@ -209,6 +234,12 @@ impl<'m> Function<'m> {
         }
     }
 
+    /// Lets an addition that is under way start anew; whether one is.
+    pub(crate) fn restart_addition(&self) -> bool {
+        self.enter_if(|kind| (kind == Kind::Adding).then_some(kind))
+            .is_some()
+    }
+
     /// Ends the unsettled state `now`, if it still holds.
     pub(crate) fn settle(&self, now: State) -> Option<State> {
         self.advance(now, Kind::Active).then(|| now.active())
@@ -257,7 +288,7 @@ impl<'m> Function<'m> {
             generation: line::generation(now),
             at,
         };
-        if self.state().kind() != kind || self.writers.load(Ordering::Acquire) != 0 {
+        if self.state().kind() != kind || self.writers.load(Ordering::Acquire) & WRITERS != 0 {
             self.release(ticket);
             return None;
         }
@@ -265,12 +296,22 @@ impl<'m> Function<'m> {
     }
 
     /// A hardware write begins; invalidate after this.
-    pub(crate) fn begin_write(&self) {
-        self.writers.fetch_add(1, Ordering::AcqRel);
+    pub(crate) fn begin_write(&self) -> Writing {
+        let before = self.writers.fetch_add(BEGUN + 1, Ordering::AcqRel);
+        Writing {
+            alone: before & WRITERS == 0,
+            begun: (before / BEGUN).wrapping_add(1),
+        }
+    }
+
+    /// Whether no other write was under way since this one began.
+    pub(crate) fn is_alone(&self, writing: &Writing) -> bool {
+        let begun = self.writers.load(Ordering::Acquire) / BEGUN;
+        writing.alone && begun == writing.begun & (u64::MAX / BEGUN)
     }
 
     /// It is done, and what it made unknown is invalidated once more.
-    pub(crate) fn end_write(&self) {
+    pub(crate) fn end_write(&self, _: Writing) {
         self.writers.fetch_sub(1, Ordering::AcqRel);
     }
 
@@ -283,36 +324,36 @@ impl<'m> Function<'m> {
 
     /// Stores the value that the hardware gave, unless something was invalidated meanwhile.
     pub(crate) fn fill(&self, ticket: Ticket, value: u32) {
-        let at = ticket.at;
-        self.store(at, value);
-        let Some(line) = self.lines.get(line::of(at.offset())) else {
-            return;
-        };
-        let mask = line::mask(at.offset(), at.width().bytes());
-        let mut now = line.load(Ordering::Acquire);
-        loop {
-            let mut next = now & !line::CLAIM;
-            if line::generation(now) == ticket.generation {
-                next |= mask;
-            }
-            match line.compare_exchange(now, next, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return,
-                Err(other) => now = other,
-            }
+        self.finish(ticket, value, |mask| mask);
+    }
+
+    /// Keeps the value that the hardware gave while the function is being added, unless
+    /// something was invalidated meanwhile.
+    pub(crate) fn prefill(&self, at: Access, value: u32) {
+        if let Some(ticket) = self.claim(at, Kind::Adding) {
+            self.finish(ticket, value, |mask| mask << line::LEN);
         }
     }
 
-    /// Stores a value in the page and marks it known there, while the function is being added.
-    pub(crate) fn prefill(&self, at: Access, value: u32) {
-        let Some(ticket) = self.claim(at, Kind::Adding) else {
+    /// Stores a value and gives up the claim; sets the bits that `bits` makes of the bytes.
+    fn finish(&self, ticket: Ticket, value: u32, bits: impl Fn(u64) -> u64) {
+        let at = ticket.at;
+        self.store(at, value);
+        let bits = bits(line::mask(at.offset(), at.width().bytes()));
+        self.change(line::of(at.offset()), |now| {
+            let free = now & !line::CLAIM;
+            let valid = line::generation(now) == ticket.generation;
+            Some(if valid { free | bits } else { free })
+        });
+    }
+
+    /// Changes one line to what `to` makes of it, if anything.
+    fn change(&self, index: usize, to: impl Fn(u64) -> Option<u64>) {
+        let Some(line) = self.lines.get(index) else {
             return;
         };
-        self.store(at, value);
-        let (word, mask) = word_mask(at);
-        if let Some(known) = self.space.get().and_then(|space| space.known(word)) {
-            known.fetch_or(mask, Ordering::AcqRel);
-        }
-        self.release(ticket);
+        // Fails only when `to` says so.
+        let _ = line.fetch_update(Ordering::AcqRel, Ordering::Acquire, to);
     }
 
     /// Only for the holder of the line's claim.
@@ -329,94 +370,65 @@ impl<'m> Function<'m> {
     /// Invalidates a range, but for its constant bytes if they are to be kept.
     pub(crate) fn invalidate(&self, bytes: Range<u16>, keep: Keep) {
         for (index, mask) in line::masks(bytes.clone()) {
-            let constant = match keep {
-                Keep::Constants => self.constant_bits(index),
-                Keep::Nothing => 0,
-            };
-            self.bump(index, mask & !constant);
+            let clear = mask & !self.constant_bits(index, keep);
+            self.change(index, |line| Some(line::bumped(line, clear)));
         }
         for (word, mask) in crate::bits::masks(bytes) {
-            let constant = match (keep, self.constant.get(word)) {
-                (Keep::Constants, Some(constant)) => constant.load(Ordering::Acquire),
-                _ => 0,
-            };
-            if let Some(known) = self.space.get().and_then(|space| space.known(word)) {
-                known.fetch_and(!(mask & !constant), Ordering::AcqRel);
-            }
+            self.unknow(word, mask & !self.constant_word(word, keep));
         }
     }
 
-    fn constant_bits(&self, line: usize) -> u64 {
-        let word = self.constant.get(line / 2);
-        let word = word.map_or(0, |word| word.load(Ordering::Acquire));
-        word >> (32 * (line % 2)) & line::BYTES
-    }
-
-    /// Clears bits of one line and raises its generation; returns what it was.
-    fn bump(&self, index: usize, clear: u64) -> u64 {
-        let Some(line) = self.lines.get(index) else {
-            return 0;
-        };
-        let mut now = line.load(Ordering::Acquire);
-        loop {
-            let next = line::bumped(now, clear);
-            match line.compare_exchange(now, next, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return now,
-                Err(other) => now = other,
-            }
-        }
-    }
-
-    /// Invalidates every line. What is kept stays in the page only.
+    /// Invalidates every line. Of constants that are to be kept, the value stays in the page.
     pub(crate) fn wipe(&self, keep: Keep) {
+        for index in 0..LINES {
+            let constant = self.constant_bits(index, keep);
+            self.change(index, |line| Some(line::wiped(line, constant)));
+        }
         for word in 0..MAP {
-            let low = self.bump(2 * word, line::BYTES) & line::BYTES;
-            let high = self.bump(2 * word + 1, line::BYTES) & line::BYTES;
-            let constant = match (keep, self.constant.get(word)) {
-                (Keep::Constants, Some(constant)) => constant.load(Ordering::Acquire),
-                _ => 0,
-            };
-            if let Some(known) = self.space.get().and_then(|space| space.known(word)) {
-                known.fetch_or(low | high << 32, Ordering::AcqRel);
-                known.fetch_and(constant, Ordering::AcqRel);
-            }
+            self.unknow(word, !self.constant_word(word, keep));
         }
     }
 
-    /// Lets the constants that stand in the page be answered, for as long as the state is `now`.
+    /// Clears bits of the page's own bitmap, for the program that comes next. After the lines,
+    /// since [`Function::sync_known`] reads those first.
+    fn unknow(&self, word: usize, mask: u64) {
+        if let Some(known) = self.space.get().and_then(|space| space.known(word)) {
+            known.fetch_and(!mask, Ordering::AcqRel);
+        }
+    }
+
+    fn constant_word(&self, word: usize, keep: Keep) -> u64 {
+        match (keep, self.constant.get(word)) {
+            (Keep::Constants, Some(constant)) => constant.load(Ordering::Acquire),
+            _ => 0,
+        }
+    }
+
+    fn constant_bits(&self, index: usize, keep: Keep) -> u64 {
+        line::part(self.constant_word(index / line::PER_WORD, keep), index)
+    }
+
+    /// Lets the constants that were kept be answered, for as long as the state is `now`.
     pub(crate) fn publish(&self, now: State) {
         for index in 0..LINES {
-            let Some(line) = self.lines.get(index) else {
-                return;
-            };
-            let mut before = line.load(Ordering::Acquire);
-            loop {
-                // Both after the line: an invalidation or a reset that these miss raises the
-                // generation later, and clears what is set here.
-                let bits = self.known_bits(index) & self.constant_bits(index);
-                if self.state() != now {
-                    return;
-                }
-                let next = before | bits;
-                match line.compare_exchange(before, next, Ordering::AcqRel, Ordering::Acquire) {
-                    Ok(_) => break,
-                    Err(other) => before = other,
-                }
-            }
+            self.change(index, |line| {
+                let answerable = line::part(self.answerable(index / line::PER_WORD), index);
+                let bits =
+                    line::kept(line) & self.constant_bits(index, Keep::Constants) & answerable;
+                // After what it says was looked at: a reset that this misses changes the line.
+                (self.state() == now).then(|| line::with(line, line::answered(line) | bits, 0))
+            });
         }
     }
 
     /// Lets everything that the page knows of a line be answered, if the line was never used.
     pub(crate) fn load_line(&self, index: usize) {
-        if let Some(line) = self.lines.get(index) {
-            let next = line::bumped(0, 0) | self.known_bits(index);
-            // A line that was used meanwhile is left as it is.
-            let _ = line.compare_exchange(0, next, Ordering::AcqRel, Ordering::Acquire);
-        }
+        self.change(index, |line| {
+            (line == 0).then(|| line::bumped(0, 0) | self.known_bits(index))
+        });
     }
 
-    /// Makes the page say what is known now, for the next program. Constants that wait for the
-    /// function to settle are in the page already.
+    /// Makes the page say what is known now, for the next program.
     pub(crate) fn sync_known(&self) {
         for n in 0..MAP {
             let Some(space) = self.space.get() else {
@@ -426,23 +438,24 @@ impl<'m> Function<'m> {
                 return;
             };
             let marked = marked.load(Ordering::Acquire);
-            if self.state().kind() != Kind::Active {
-                known.fetch_and(marked, Ordering::AcqRel);
-                continue;
-            }
-            let lines = || {
-                let line = |n: usize| self.lines.get(n).map_or(0, |l| l.load(Ordering::Acquire));
-                (line(2 * n), line(2 * n + 1))
+            let lines = || -> [u64; line::PER_WORD] {
+                core::array::from_fn(|part| {
+                    let line = self.lines.get(n * line::PER_WORD + part);
+                    line.map_or(0, |line| line.load(Ordering::Acquire))
+                })
             };
             let mut before = lines();
             loop {
-                let bits = before.0 & line::BYTES | (before.1 & line::BYTES) << 32;
-                known.store(bits & marked, Ordering::SeqCst);
-                // An invalidation clears the page's bit after the line's: one that these loads
-                // do not see clears what was just stored.
+                let bits = (0u32..).zip(before).fold(0, |bits, (part, line)| {
+                    let line = line::answered(line) | line::kept(line);
+                    bits | line << (line::LEN as u32 * part)
+                });
+                // An invalidation clears the page's bits after the line's. If that comes before
+                // this swap, the loads below see what it did to the line; if after, it clears
+                // what is put here.
+                known.swap(bits & marked, Ordering::AcqRel);
                 let after = lines();
-                let generations = |(low, high)| (line::generation(low), line::generation(high));
-                if generations(before) == generations(after) {
+                if before.map(line::generation) == after.map(line::generation) {
                     break;
                 }
                 before = after;
@@ -450,14 +463,11 @@ impl<'m> Function<'m> {
         }
     }
 
-    fn known_bits(&self, line: usize) -> u64 {
-        let Some(space) = self.space.get() else {
-            return 0;
-        };
-        let known = space.known(line / 2);
+    fn known_bits(&self, index: usize) -> u64 {
+        let word = index / line::PER_WORD;
+        let known = self.space.get().and_then(|space| space.known(word));
         let known = known.map_or(0, |word| word.load(Ordering::Acquire));
-        let both = known & self.answerable(line / 2);
-        both >> (32 * (line % 2)) & line::BYTES
+        line::part(known & self.answerable(word), index)
     }
 
     /// What a read of an unsettled function says about it.
@@ -481,7 +491,10 @@ impl<'m> Function<'m> {
     }
 
     fn known_constant(&self, at: Access) -> Option<u32> {
-        self.is_constant(at).then(|| self.page_register(at))?
+        let line = self.lines.get(line::of(at.offset()))?;
+        let mask = line::mask(at.offset(), at.width().bytes());
+        let kept = line::kept(line.load(Ordering::Acquire)) & mask == mask;
+        (kept && self.is_constant(at)).then(|| self.page_value(at))?
     }
 
     /// What stands in the page, known or not: for registers that were read when the function was

@@ -20,8 +20,9 @@
 //!   [`Cached::forget`] or [`Cached::reset`] when one was used.
 //! * Bridges are added too, and physical functions along with their virtual ones: a reset, a new
 //!   bus number or a cleared VF Enable is not noticed in a function that the cache does not know.
-//! * What nobody writes is told: power lost, a device pulled out, a reset by firmware. See
-//!   [`Reset`].
+//! * What nobody writes here is told: power lost, a device pulled out, a reset by firmware, a
+//!   physical function's driver that gives its virtual functions other registers (the number of
+//!   their MSI-X vectors) by a way of its own. See [`Reset`].
 //!
 //! # Not supported
 //! PCI-X mode 2 extended space, CardBus beyond the identity, big-endian machines.
@@ -67,6 +68,8 @@ mod space;
 mod stats;
 #[cfg(feature = "alloc")]
 mod sync;
+#[cfg(feature = "alloc")]
+mod wide;
 
 #[cfg(all(feature = "alloc", not(loom)))]
 pub use add::{AddError, Added, Distrust, Unlisted};

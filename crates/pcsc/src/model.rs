@@ -10,6 +10,7 @@ use loom::thread;
 
 use crate::function::{Function, Keep, Kind};
 use crate::space::{MAP, Space};
+use crate::wide::WideWrites;
 
 /// One function with one register of the device behind it.
 struct Device {
@@ -68,12 +69,26 @@ impl Device {
 
     /// As [`crate::Cached`] writes.
     fn write(&self, value: u64) {
-        self.function.begin_write();
+        let writing = self.function.begin_write();
         self.function.invalidate(8..12, Keep::Nothing);
         self.register.store(value, Ordering::SeqCst);
         self.reached.store(value, Ordering::SeqCst);
         self.function.invalidate(8..12, Keep::Nothing);
-        self.function.end_write();
+        self.function.end_write(writing);
+    }
+
+    /// As [`crate::Cached`] resets.
+    fn reset(&self) {
+        let now = self.function.enter(Kind::Resetting);
+        self.function.wipe(Keep::Constants);
+        self.function.advance(now, Kind::Unsettled);
+    }
+
+    /// As [`crate::Cached`] does when the device was seen again.
+    fn settle(&self) {
+        if let Some(now) = self.function.settle(self.function.state()) {
+            self.function.publish(now);
+        }
     }
 }
 
@@ -162,15 +177,192 @@ fn constants_are_not_published_over_a_write() {
     bounded(|| {
         let device = device(true);
         device.read();
-        let now = device.function.enter(Kind::Resetting);
-        device.function.wipe(Keep::Constants);
-        device.function.advance(now, Kind::Unsettled);
+        device.reset();
+        let writer = {
+            let device = Arc::clone(&device);
+            thread::spawn(move || {
+                device.write(2);
+                assert_eq!(device.read().1, 2);
+            })
+        };
+        device.settle();
+        writer.join().unwrap();
+        assert_eq!(device.read().1, 2);
+    });
+}
+
+#[test]
+fn constants_are_not_answered_while_the_device_was_not_seen_since_its_reset() {
+    bounded(|| {
+        let device = device(true);
+        device.read();
+        device.reset();
+        let resetter = {
+            let device = Arc::clone(&device);
+            thread::spawn(move || device.reset())
+        };
+        device.settle();
+        resetter.join().unwrap();
+        if device.function.state().kind() != Kind::Active {
+            assert_eq!(device.function.hit(at()), None);
+        }
+    });
+}
+
+#[test]
+fn a_constant_that_was_written_is_not_brought_back_by_a_reset() {
+    bounded(|| {
+        let device = device(true);
+        device.read();
         let writer = {
             let device = Arc::clone(&device);
             thread::spawn(move || device.write(2))
         };
-        if let Some(now) = device.function.settle(device.function.state()) {
-            device.function.publish(now);
+        device.reset();
+        writer.join().unwrap();
+        device.settle();
+        assert_eq!(device.read().1, 2);
+    });
+}
+
+#[test]
+fn what_the_page_says_at_a_save_is_true() {
+    bounded(|| {
+        let device = device(false);
+        device.read();
+        let writer = {
+            let device = Arc::clone(&device);
+            thread::spawn(move || device.write(2))
+        };
+        device.function.sync_known();
+        writer.join().unwrap();
+        let space = device.function.space().unwrap();
+        let known = space.known(0).unwrap().load(Ordering::SeqCst) & 0xf00 == 0xf00;
+        let value = device.function.page_value(at());
+        assert!(!known || value == Some(2), "{value:?}");
+    });
+}
+
+/// Whoever wrote alone knows what the register held before; afterwards it is known what it holds,
+/// or known that it is not.
+#[test]
+fn writers_at_the_same_time_know_that_they_know_nothing() {
+    const UNKNOWN: u64 = 9;
+    bounded(|| {
+        let device = device(false);
+        let held = Arc::new(AtomicU64::new(1));
+        let write = {
+            let (device, held) = (Arc::clone(&device), Arc::clone(&held));
+            move |value| {
+                let function = &device.function;
+                let writing = function.begin_write();
+                let before = held.load(Ordering::Acquire);
+                let is_known = function.is_alone(&writing) && before != UNKNOWN;
+                held.store(value, Ordering::Release);
+                let old = device.register.swap(value, Ordering::SeqCst);
+                if !function.is_alone(&writing) {
+                    held.store(UNKNOWN, Ordering::Release);
+                } else if is_known {
+                    assert_eq!(before, old);
+                }
+                function.end_write(writing);
+            }
+        };
+        let other = {
+            let write = write.clone();
+            thread::spawn(move || {
+                write(2);
+                write(3);
+            })
+        };
+        write(4);
+        other.join().unwrap();
+        let held = held.load(Ordering::SeqCst);
+        assert!(held == UNKNOWN || held == device.register.load(Ordering::SeqCst));
+    });
+}
+
+/// A write to another function, which acts on this one.
+#[test]
+fn what_a_write_elsewhere_changed_is_never_answered_as_it_was() {
+    bounded(|| {
+        let device = device(false);
+        let wide = Arc::new(WideWrites::new());
+        let reader = {
+            let (device, wide) = (Arc::clone(&device), Arc::clone(&wide));
+            thread::spawn(move || {
+                for _ in 0..2 {
+                    let floor = device.reached.load(Ordering::SeqCst);
+                    let hit = device.function.hit(at());
+                    let value = hit.map_or_else(
+                        || {
+                            let ticket = device.function.claim(at(), Kind::Active);
+                            let is_narrow = !wide.any();
+                            let value = device.register.load(Ordering::SeqCst);
+                            match ticket {
+                                Some(ticket) if is_narrow => {
+                                    device.function.fill(ticket, value as u32);
+                                }
+                                Some(ticket) => device.function.release(ticket),
+                                None => {}
+                            }
+                            value
+                        },
+                        u64::from,
+                    );
+                    assert!(value >= floor, "{value} after {floor}");
+                }
+            })
+        };
+        wide.enter();
+        device.function.invalidate(8..12, Keep::Nothing);
+        device.register.store(2, Ordering::SeqCst);
+        device.reached.store(2, Ordering::SeqCst);
+        device.function.invalidate(8..12, Keep::Nothing);
+        wide.leave();
+        reader.join().unwrap();
+    });
+}
+
+/// A write that began while the function was not in the cache, beside an addition.
+#[test]
+fn an_addition_keeps_nothing_from_before_a_write_that_it_could_not_see() {
+    bounded(|| {
+        let device = device(true);
+        device.function.enter(Kind::Vacant);
+        let wide = Arc::new(WideWrites::new());
+        let writer = {
+            let (device, wide) = (Arc::clone(&device), Arc::clone(&wide));
+            thread::spawn(move || {
+                wide.enter();
+                let function = &device.function;
+                if function.state().kind() == Kind::Vacant {
+                    device.register.store(2, Ordering::SeqCst);
+                    wide.look();
+                    if function.state().kind() != Kind::Vacant {
+                        // The addition fails, or is undone.
+                        function.enter(Kind::Vacant);
+                        function.wipe(Keep::Nothing);
+                    }
+                } else {
+                    // The addition starts anew.
+                    function.restart_addition();
+                    device.write(2);
+                    function.restart_addition();
+                }
+                wide.leave();
+                device.read();
+            })
+        };
+        let function = &device.function;
+        let now = function.enter(Kind::Adding);
+        wide.look();
+        let value = device.register.load(Ordering::SeqCst);
+        if !wide.any() {
+            function.prefill(at(), value as u32);
+        }
+        if function.advance(now, Kind::Active) {
+            function.publish(now.active());
         }
         writer.join().unwrap();
         assert_eq!(device.read().1, 2);

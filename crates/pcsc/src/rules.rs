@@ -3,7 +3,7 @@
 //! Always, and without a row here: a write invalidates the bytes it touches, before and after it
 //! reaches the hardware; a write into a capability invalidates that whole capability but for its
 //! constant bytes; a write to bytes that belong to nothing, or into a capability whose meaning is
-//! the vendor's, invalidates the whole function.
+//! the vendor's or is not known, invalidates the whole function and everything below it.
 
 use crate::CapId;
 
@@ -38,6 +38,8 @@ pub enum Effect {
     Below,
     /// Which functions are below this bridge.
     Renumber,
+    /// Which functions of the segment are below this bridge, on whatever bus.
+    Routing,
     /// Whether the virtual functions exist. They have to be added again.
     VirtualFunctions,
     /// The BARs in the header.
@@ -117,6 +119,9 @@ pub const RULES: &[Rule] = &[
     rule(standard(0x10), (0x18, 0x19), 0x0400, Trigger::Level, &[Effect::Below]),
     // Device control 2: ARI forwarding decides which device numbers are reached below.
     rule(standard(0x10), (0x28, 0x29), 0x0020, Trigger::Change, &[Effect::Renumber]),
+    // Flattening portal bridge: which routing IDs are below, one by one. PCI Express Base 5.0,
+    // 6.26, 7.8.10.
+    rule(standard(0x15), (0x04, 0x23), 0, Trigger::Any, &[Effect::Routing]),
     // Advanced features: initiate function-level reset.
     rule(standard(0x13), (4, 4), 0x01, Trigger::Set, &[Effect::Reset, Effect::VirtualFunctions]),
     // SR-IOV control: VF enable, ARI capable hierarchy.

@@ -13,12 +13,12 @@ use std_alloc::boxed::Box;
 
 use crate::sync::AtomicU64;
 
-/// 32 bytes of configuration space each; fewer for the model checker.
-pub(crate) const LINES: usize = if cfg!(loom) { 2 } else { 128 };
+/// Words of one bitmap; fewer for the model checker.
+pub(crate) const MAP: usize = if cfg!(loom) { 1 } else { 64 };
+/// Lines of configuration space.
+pub(crate) const LINES: usize = MAP * crate::line::PER_WORD;
 /// Words of register values.
-pub(crate) const VALUES: usize = LINES * 4;
-/// Words of one bitmap.
-pub(crate) const MAP: usize = LINES / 2;
+pub(crate) const VALUES: usize = MAP * 8;
 /// Words of all.
 pub(crate) const WORDS: usize = VALUES + 2 * MAP;
 

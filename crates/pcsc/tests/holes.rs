@@ -18,7 +18,12 @@ use kho_hal::sim::{SimAlloc, SimMemory};
 use kho_hal::{
     Access, PageSize, PciConfigAccess, PciError, PhysAddr, PhysMem, PhysRange, Sbdf, Width,
 };
-use kho_pcsc::{Cached, Reset, Saved, Variant};
+use kho_pcsc::{Added, Cached, Reset, Saved, Unlisted, Variant};
+
+/// Stands for the predecessor's map, which has whole pages only.
+fn is_page(addr: PhysAddr) -> bool {
+    addr.as_u64().is_multiple_of(0x1000)
+}
 
 const F0: Sbdf = Sbdf::from_bdf(0, 0x0008);
 const F1: Sbdf = Sbdf::from_bdf(0, 0x0009);
@@ -405,6 +410,42 @@ fn a_bus_number_written_while_the_bridge_is_added_anew() {
     );
 }
 
+/// What is below a bridge is in the cache only while the bridge is.
+#[test]
+fn a_bridge_that_is_reset_or_forgotten_while_it_is_added_anew() {
+    for forgotten in [false, true] {
+        let bus = SimBus::new();
+        bus.add(F0, SimFunction::bridge(1, 2, 1, 1).with_express(4));
+        bus.add_behind(F0, CHILD, SimFunction::endpoint(3, 4));
+        let ((arrived, has_arrived), (release, go)) = (channel(), channel());
+        let gate = Gate {
+            bus: &bus,
+            stop: (F0, 0x34, false),
+            arrived: Mutex::new(None),
+            go: Mutex::new(go),
+        };
+        let cache = Cached::new(gate);
+        cache.add(F0).unwrap();
+        cache.add(CHILD).unwrap();
+        *cache.inner().arrived.lock().unwrap() = Some(arrived);
+        std::thread::scope(|scope| {
+            let adder = scope.spawn(|| cache.add(F0));
+            has_arrived.recv().unwrap();
+            if forgotten {
+                cache.forget(F0);
+                assert!(!cache.contains(CHILD), "it went with the bridge");
+            } else {
+                cache.set_enabled(true);
+            }
+            release.send(()).unwrap();
+            assert_eq!(adder.join().unwrap().is_err(), forgotten);
+        });
+        assert_eq!(cache.contains(F0), !forgotten);
+        cache.write_u32(F0, 0x18, 0x0002_0200).unwrap();
+        assert_eq!(cache.read_u32(CHILD, 0), Ok(u32::MAX));
+    }
+}
+
 /// The promise of the cache: a function that was added stays until it is taken out.
 #[test]
 fn two_additions_at_once_leave_the_one_that_succeeded() {
@@ -422,9 +463,12 @@ fn two_additions_at_once_leave_the_one_that_succeeded() {
     std::thread::scope(|scope| {
         let slow = scope.spawn(|| cache.add(F0));
         has_arrived.recv().unwrap();
-        cache.add(F0).unwrap();
+        // Waits for the slow one.
+        let other = scope.spawn(|| cache.add_with(F0, Unlisted::Constant));
+        std::thread::yield_now();
         release.send(()).unwrap();
-        let _ = slow.join().unwrap();
+        assert_eq!(slow.join().unwrap(), Ok(Added::Inferred));
+        assert_eq!(other.join().unwrap(), Ok(Added::Inferred));
     });
     assert!(cache.contains(F0), "added, and nobody took it out");
 }
@@ -458,15 +502,14 @@ fn two_functions_never_share_a_saved_page() {
     let range = outgoing.find("pcsc").unwrap();
     let mut blob = vec![0; range.size() as usize];
     memory.read(range.start(), &mut blob).unwrap();
-    let saved = Saved::read(&blob, Variant::Extended).unwrap();
+    let saved = Saved::read(&blob, Variant::Extended, is_page).unwrap();
     let (a, b) = (
         saved.find(F0).unwrap().as_u64().to_le_bytes(),
         saved.find(F1).unwrap().as_u64().to_le_bytes(),
     );
     let place = blob.windows(8).position(|w| w == b).unwrap();
     blob[place..place + 8].copy_from_slice(&a);
-    let mut saved = Saved::read(&blob, Variant::Extended).unwrap();
-    saved.confirm(|addr| addr.as_u64() % 0x1000 == 0);
+    let saved = Saved::read(&blob, Variant::Extended, is_page).unwrap();
     let second = alloc(0x90_0000);
     let cache = Cached::in_pages(&bus, &memory, &second, PageSize::Size4K).with_saved(saved);
     let _ = (cache.add(F0), cache.add(F1));

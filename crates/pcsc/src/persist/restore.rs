@@ -57,6 +57,9 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
             Variant::Extended => (VALUES, MAP),
             Variant::Conventional => (SMALL_VALUES, SMALL_MAP),
         };
+        if !addr.as_u64().is_multiple_of(pages.page_size.bytes()) {
+            return Ok(Added::Distrusted(Distrust::Damaged));
+        }
         let Ok(words) = pages.mem.words(addr, values + 2 * map) else {
             return Ok(Added::Distrusted(Distrust::Damaged));
         };
@@ -94,14 +97,18 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         if !made {
             return Err(AddError::NoMemory { function });
         }
+        let now = entry.enter(Kind::Adding);
+        self.wide.look();
         entry.set_identity(identity, class);
         entry.set_adopted(policy, header, saved.has_same_rules());
-        let now = entry.enter(Kind::Adding);
+        if self.wide.any() {
+            entry.wipe(Keep::Nothing);
+        }
         if entry.advance(now, Kind::Active) {
             Ok(Added::Restored)
         } else {
-            entry.wipe(Keep::Nothing);
-            Err(AddError::Interrupted { function })
+            // Written to or reset meanwhile.
+            Ok(Added::Inferred)
         }
     }
 }

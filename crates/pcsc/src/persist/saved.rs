@@ -68,12 +68,20 @@ const NODE_BYTES: usize = 44;
 impl Saved {
     /// Reads the sub-blob. One allocation, whose size follows from the length of `blob`.
     ///
+    /// `is_preserved` says whether the predecessor preserved the page (or two, of 4 KiB) at an
+    /// address: one that it did not, the next allocation may give to somebody else. Data of which
+    /// it says no is counted as damaged.
+    ///
     /// Nodes whose names are not those of functions are passed over; a node without an address
     /// is counted as damaged.
     ///
     /// # Errors
     /// [`SavedError`].
-    pub fn read(blob: &[u8], variant: Variant) -> Result<Self, SavedError> {
+    pub fn read(
+        blob: &[u8],
+        variant: Variant,
+        mut is_preserved: impl FnMut(PhysAddr) -> bool,
+    ) -> Result<Self, SavedError> {
         let mut saved = Self {
             entries: Vec::with_capacity(blob.len() / NODE_BYTES),
             same_rules: false,
@@ -100,6 +108,10 @@ impl Saved {
             }
             Event::End => {
                 if let Some((key, data)) = node.take() {
+                    let data = match data {
+                        data if data != 0 && is_preserved(PhysAddr::new(data)) => data,
+                        _ => 0,
+                    };
                     saved.damaged += usize::from(data == 0);
                     sorted &= saved.entries.last().is_none_or(|(last, _)| *last < key);
                     saved.entries.push((key, data));
@@ -158,17 +170,6 @@ impl Saved {
                 if keys.get(index + 1) == Some(key) {
                     *data = 0;
                 }
-            }
-        }
-    }
-
-    /// Keeps only the functions whose data `is_preserved` confirms: a page (or two, of 4 KiB)
-    /// at this address that the predecessor preserved. The others are counted as damaged.
-    pub fn confirm(&mut self, mut is_preserved: impl FnMut(PhysAddr) -> bool) {
-        for (_, data) in &mut self.entries {
-            if *data != 0 && !is_preserved(PhysAddr::new(*data)) {
-                *data = 0;
-                self.damaged += 1;
             }
         }
     }
