@@ -10,14 +10,16 @@ use kho_benches::arena::Arena;
 use kho_benches::handovers::{FILES, blobs, sessions};
 use kho_benches::{ROOM, check, range, tracker};
 
-pub fn all(c: &mut Criterion) {
+use crate::clock::CpuTime;
+
+pub fn all(c: &mut Criterion<CpuTime>) {
     fdt(c);
     luo(c);
     pci(c);
 }
 
 /// The root FDT has one page, so there is a limit to the sub-blobs.
-fn fdt(c: &mut Criterion) {
+fn fdt(c: &mut Criterion<CpuTime>) {
     for count in [8, 16, 32] {
         let size = |c: &str| BenchmarkId::new(c, count);
         let mut group = c.benchmark_group("describe FDT");
@@ -53,7 +55,7 @@ fn fdt(c: &mut Criterion) {
     }
 }
 
-fn luo(c: &mut Criterion) {
+fn luo(c: &mut Criterion<CpuTime>) {
     for count in [10, 100, 1000] {
         let size = |c: &str| BenchmarkId::new(c, count);
         let mut group = c.benchmark_group("describe LUO");
@@ -88,7 +90,7 @@ fn luo(c: &mut Criterion) {
     }
 }
 
-fn pci(c: &mut Criterion) {
+fn pci(c: &mut Criterion<CpuTime>) {
     for count in [100, 1000, 10_000] {
         let size = |c: &str| BenchmarkId::new(c, count);
         let mut group = c.benchmark_group("describe PCI");

@@ -2,16 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bitvec::prelude::*;
-use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
+use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
 use kho::hal::{Order, PhysAddr};
 use kho_benches::arena::Arena;
 use kho_benches::{ArenaTracker, ROOM, range, sets, tracker};
 use roaring::RoaringBitmap;
 
-pub fn all(c: &mut Criterion) {
+use crate::clock::{CpuTime, rounds_of, time, time_threads};
+
+pub fn all(c: &mut Criterion<CpuTime>) {
     let ascending = sets::dense();
     let mut random = sets::shuffled(ascending.clone());
     random.truncate(1 << 20);
@@ -25,17 +27,17 @@ pub fn all(c: &mut Criterion) {
 
 /// Measures a way to put a set of pages in and take it out again, in two groups.
 struct Both<'c, 'p> {
-    c: &'c mut Criterion,
+    c: &'c mut Criterion<CpuTime>,
     order: &'static str,
     pages: &'p [u64],
 }
 
 impl<'c, 'p> Both<'c, 'p> {
-    fn new(c: &'c mut Criterion, order: &'static str, pages: &'p [u64]) -> Self {
+    fn new(c: &'c mut Criterion<CpuTime>, order: &'static str, pages: &'p [u64]) -> Self {
         Self { c, order, pages }
     }
 
-    fn group(&mut self, job: &str) -> BenchmarkGroup<'_, WallTime> {
+    fn group(&mut self, job: &str) -> BenchmarkGroup<'_, CpuTime> {
         let mut group = self.c.benchmark_group(format!("{job} {}", self.order));
         group
             .sample_size(10)
@@ -75,16 +77,6 @@ impl<'c, 'p> Both<'c, 'p> {
     }
 }
 
-fn rounds_of(rounds: u64, mut round: impl FnMut() -> Duration) -> Duration {
-    (0..rounds).map(|_| round()).sum()
-}
-
-fn time(work: impl FnOnce()) -> Duration {
-    let start = Instant::now();
-    work();
-    start.elapsed()
-}
-
 fn ours(both: &mut Both<'_, '_>) {
     let arena = Arena::new(ROOM);
     let mut tracker = tracker(&arena);
@@ -121,32 +113,24 @@ fn folios(pages: &[u64]) -> impl Iterator<Item = (PhysAddr, Order)> + Clone {
     pages.iter().map(folio)
 }
 
-/// The same pages by one thread and by two, which share every leaf or none.
-fn threads(c: &mut Criterion) {
+/// The same pages by one thread and by several, which share every leaf or none.
+fn threads(c: &mut Criterion<CpuTime>) {
     let arena = Arena::new(ROOM);
     let tracker = tracker(&arena);
     let whole = sets::dense();
-    let (low, high) = whole.split_at(whole.len() / 2);
-    let even: Vec<u64> = whole.iter().copied().step_by(128).collect();
-    let odd: Vec<u64> = whole.iter().copied().skip(64).step_by(128).collect();
-    let all: Vec<u64> = whole.iter().copied().step_by(64).collect();
     let mut group = c.benchmark_group("preserve by threads");
-    group.sample_size(10);
-    let mut measure = |name: &str, parts: &[&[u64]]| {
+    // One round a sample, so that some have the machine for themselves.
+    group
+        .sampling_mode(SamplingMode::Flat)
+        .sample_size(60)
+        .measurement_time(Duration::from_millis(50));
+    let mut measure = |name: &str, parts: &[Vec<u64>]| {
         let count = parts.iter().map(|part| part.len()).sum::<usize>();
         group.throughput(Throughput::Elements(count as u64));
         group.bench_function(name, |b| {
             b.iter_custom(|rounds| {
                 rounds_of(rounds, || {
-                    let spent = time(|| {
-                        std::thread::scope(|scope| {
-                            let (mine, others) = parts.split_first().unwrap();
-                            for part in others {
-                                scope.spawn(|| one_by_one(&tracker, part));
-                            }
-                            one_by_one(&tracker, mine);
-                        });
-                    });
+                    let spent = time_threads(parts, |part| one_by_one(&tracker, part));
                     for part in parts {
                         tracker.unpreserve_folios(folios(part)).unwrap();
                     }
@@ -155,10 +139,19 @@ fn threads(c: &mut Criterion) {
             });
         });
     };
-    measure("one, all leaves", &[&whole]);
-    measure("two, half of the leaves each", &[low, high]);
-    measure("one, a page of each word", &[&all]);
-    measure("two, every other word each", &[&even, &odd]);
+    // Eight leaves, all of their pages.
+    let leaves: Vec<u64> = whole.iter().copied().take(8 << 15).collect();
+    measure("one, all leaves", std::slice::from_ref(&leaves));
+    let (low, high) = leaves.split_at(leaves.len() / 2);
+    measure(
+        "two, half of the leaves each",
+        &[low.to_vec(), high.to_vec()],
+    );
+    // All leaves, a page of each word.
+    let each =
+        |first: usize, step: usize| whole.iter().copied().skip(first).step_by(step).collect();
+    measure("one, a page of each word", &[each(0, 64)]);
+    measure("two, every other word each", &[each(0, 128), each(64, 128)]);
 }
 
 fn one_by_one(tracker: &ArenaTracker<'_>, pages: &[u64]) {

@@ -3,15 +3,18 @@
 use std::collections::BTreeSet;
 use std::hint::black_box;
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
 use bitvec::prelude::*;
-use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
+use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
 use kho::core::incoming::Folio;
 use kho_benches::arena::Arena;
 use kho_benches::{ROOM, check, handover_of, sets};
 use roaring::RoaringBitmap;
 
-pub fn all(c: &mut Criterion) {
+use crate::clock::{CpuTime, rounds_of, time_threads};
+
+pub fn all(c: &mut Criterion<CpuTime>) {
     for (name, pages) in [
         ("dense", sets::dense()),
         ("alternating", sets::alternating()),
@@ -24,9 +27,38 @@ pub fn all(c: &mut Criterion) {
         peers(&mut group, &pages);
         group.finish();
     }
+    threads(c, "dense", &sets::dense());
+    threads(c, "scattered", &sets::scattered());
 }
 
-fn ours(group: &mut BenchmarkGroup<'_, WallTime>, pages: &[u64]) {
+/// All folios by one thread, and in parts by two.
+fn threads(c: &mut Criterion<CpuTime>, name: &str, pages: &[u64]) {
+    let mut group = c.benchmark_group(format!("take over {name} by threads"));
+    // One round a sample, so that some have the machine for themselves.
+    group
+        .throughput(Throughput::Elements(pages.len() as u64))
+        .sampling_mode(SamplingMode::Flat)
+        .sample_size(60)
+        .measurement_time(Duration::from_millis(50));
+    let mut arena = Arena::new(ROOM);
+    let boot = handover_of(&arena, pages);
+    let memory = arena.frozen();
+    let incoming = check(&memory, boot, &mut [0; 4096]);
+    for (name, parts) in [("one", 1), ("two", 2)] {
+        let parts = NonZeroUsize::new(parts).unwrap();
+        group.bench_function(name, |b| {
+            b.iter_custom(|rounds| {
+                rounds_of(rounds, || {
+                    time_threads(incoming.split(parts), |part| {
+                        black_box(sum(part));
+                    })
+                })
+            });
+        });
+    }
+}
+
+fn ours(group: &mut BenchmarkGroup<'_, CpuTime>, pages: &[u64]) {
     let mut arena = Arena::new(ROOM);
     let boot = handover_of(&arena, pages);
     let memory = arena.frozen();
@@ -37,19 +69,6 @@ fn ours(group: &mut BenchmarkGroup<'_, WallTime>, pages: &[u64]) {
     let incoming = check(&memory, boot, &mut workspace);
     group.bench_function("folios", |b| {
         b.iter(|| sum(black_box(&incoming).folios()));
-    });
-    group.bench_function("folios by two threads", |b| {
-        b.iter(|| {
-            let parts: Vec<_> = incoming.split(NonZeroUsize::new(2).unwrap()).collect();
-            std::thread::scope(|scope| {
-                let threads: Vec<_> = parts
-                    .into_iter()
-                    .map(|part| scope.spawn(|| sum(part)))
-                    .collect();
-                let sums = threads.into_iter().map(|thread| thread.join().unwrap());
-                sums.fold(0, u64::wrapping_add)
-            })
-        });
     });
     group.bench_function("extents", |b| {
         b.iter(|| {
@@ -67,7 +86,7 @@ fn sum(folios: impl Iterator<Item = Folio>) -> u64 {
         .fold(0, u64::wrapping_add)
 }
 
-fn peers(group: &mut BenchmarkGroup<'_, WallTime>, pages: &[u64]) {
+fn peers(group: &mut BenchmarkGroup<'_, CpuTime>, pages: &[u64]) {
     #[cfg(linux_peer)]
     {
         let mut tree = kho_benches::linux::LinuxTree::new(ROOM);

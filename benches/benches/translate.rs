@@ -12,6 +12,8 @@ use kho::core::translate::translate;
 use kho::hal::sim::{SimAlloc, SimMemory};
 use kho::hal::{Order, PageAlloc, PageSize, PhysAddr, PhysRange};
 
+use crate::clock::CpuTime;
+
 const PAGE: PageSize = PageSize::Size4K;
 const FOLIO: u64 = 2 << 20;
 /// Where the guest's memory starts.
@@ -21,7 +23,7 @@ fn range(start: u64, size: u64) -> PhysRange {
     PhysRange::new(PhysAddr::new(start), size).unwrap()
 }
 
-pub fn all(c: &mut Criterion) {
+pub fn all(c: &mut Criterion<CpuTime>) {
     let order = Order::new(9).unwrap();
     let scratch = [range(1 << 30, 1 << 20)];
     for (shape, step) in [("dense", 1), ("every other", 2)] {
