@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::hint::black_box;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bitvec::prelude::*;
@@ -198,6 +199,26 @@ fn peers(both: &mut Both<'_, '_>) {
         |set, pages| {
             for &page in pages {
                 set.remove((page >> 12) as u32);
+            }
+        },
+    );
+    // The machine's limit for what many CPUs may do at once: one atomic operation on a known word.
+    let words = ((sets::START >> 12) + sets::PAGES) as usize / 64;
+    both.measure(
+        "atomic bitmap",
+        &mut (0..words).map(|_| AtomicU64::new(0)).collect::<Vec<_>>(),
+        |set, pages| {
+            for &page in pages {
+                let bit = 1 << (page >> 12 & 63);
+                let word = set.get((page >> 18) as usize).unwrap();
+                assert!(word.fetch_or(bit, Ordering::Relaxed) & bit == 0);
+            }
+        },
+        |set, pages| {
+            for &page in pages {
+                let bit = 1 << (page >> 12 & 63);
+                let word = set.get((page >> 18) as usize).unwrap();
+                assert!(word.fetch_and(!bit, Ordering::Relaxed) & bit != 0);
             }
         },
     );

@@ -93,23 +93,37 @@ impl<'t, 's, M: PhysMem, A: PageAlloc, N: Nodes> Cursor<'t, 's, M, A, N> {
         }
     }
 
-    /// Changes one folio, at the latest with [`Cursor::flush`].
-    #[inline(always)]
-    pub(super) fn folio(&mut self, addr: PhysAddr, order: Order) -> Result<(), OutgoingError> {
-        if let Some(span) = self.span
-            && span.order == order
-            && let Some(bit) = span.bit(addr)
-            && self.mask >> bit & 1 == 0
-        {
-            self.mask |= 1 << bit;
-            return Ok(());
+    /// Changes folios. On an error some are changed, the first [`Cursor::done`] of them.
+    #[inline]
+    pub(super) fn folios(
+        &mut self,
+        mut folios: impl Iterator<Item = (PhysAddr, Order)>,
+    ) -> Result<(), OutgoingError> {
+        loop {
+            // Not in memory while one folio follows the other: that would cost more than the rest.
+            let (span, mut mask) = (self.span, self.mask);
+            let elsewhere = folios.find(|&(addr, order)| {
+                let bit = span.filter(|span| span.order == order);
+                match bit.and_then(|span| span.bit(addr)) {
+                    Some(bit) if mask >> bit & 1 == 0 => {
+                        mask |= 1 << bit;
+                        false
+                    }
+                    _ => true,
+                }
+            });
+            self.mask = mask;
+            match elsewhere {
+                Some((addr, order)) => self.folio(addr, order)?,
+                None => return self.flush(),
+            }
         }
-        self.folio_elsewhere(addr, order)
     }
 
-    /// Changes a folio in another word, or one that needs a look.
+    /// Changes a folio in another word, or one that needs a look, at the latest with
+    /// [`Cursor::flush`].
     #[inline(never)]
-    fn folio_elsewhere(&mut self, addr: PhysAddr, order: Order) -> Result<(), OutgoingError> {
+    fn folio(&mut self, addr: PhysAddr, order: Order) -> Result<(), OutgoingError> {
         let page = self.tracker.page_size();
         let key = Key::encode(addr, order, page)?;
         if self.edit == Edit::Preserve {

@@ -172,10 +172,7 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
         folios: impl Iterator<Item = (PhysAddr, Order)> + Clone,
     ) -> Result<(), OutgoingError> {
         let mut cursor = Cursor::new(self, edit);
-        let edited = folios
-            .clone()
-            .try_for_each(|(addr, order)| cursor.folio(addr, order));
-        let edited = edited.and_then(|()| cursor.flush());
+        let edited = cursor.folios(folios.clone());
         if edited.is_err() {
             // Changed by this CPU a moment ago; somebody else's change of the same is no harm.
             for (addr, order) in folios.take(cursor.done as usize) {
