@@ -67,7 +67,9 @@ pub fn stack() -> Vec<(&'static str, usize)> {
     let used = stack::used(|| {
         assert!(try_check(&memory, boot, &mut workspace).is_ok());
     });
-    calls.push(("Incoming::check", used));
+    // The room for the result is the caller's.
+    let result = size_of_val(&try_check(&memory, boot, &mut workspace));
+    calls.push(("Incoming::check", used - result));
     let incoming = check(&memory, boot, &mut workspace);
     for (name, call) in READING {
         calls.push((name, stack::used(|| call(&incoming))));

@@ -140,9 +140,7 @@ impl Target {
 
 /// All tables.
 pub fn all(results: &Results, machine: &str, stack: &str) -> String {
-    let mut page = format!(
-        "Measured on {machine}. Times are those that a thread was running, of the fastest sample; with several threads, those of the clock.\n\n"
-    );
+    let mut page = format!("Measured on {machine}.\n\n");
     page += "![Ratios](performance.svg)\n\n";
     targets(results, &mut page);
     groups(results, &mut page);

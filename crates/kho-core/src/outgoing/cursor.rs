@@ -177,11 +177,12 @@ impl<'t, 's, M: PhysMem, A: PageAlloc, N: Nodes> Cursor<'t, 's, M, A, N> {
             return Ok(());
         }
         let first = self.word * 64;
-        let leaf_shift = radix::leaf_shift(self.tracker.page_size());
+        let page = self.tracker.page_size();
+        let leaf_shift = radix::leaf_shift(page);
         if first >> leaf_shift != self.leaf {
             let leaf = match self.edit {
-                Edit::Preserve => Some(self.tracker.leaf(Key::new(first))?),
-                Edit::Unpreserve => self.tracker.find_leaf(Key::new(first))?,
+                Edit::Preserve => Some(self.tracker.leaf(Key::new(first), page)?),
+                Edit::Unpreserve => self.tracker.find_leaf(Key::new(first), page)?,
             };
             let leaf = leaf.ok_or_else(|| self.refusal(mask))?;
             self.words = self.tracker.entries(leaf)?;

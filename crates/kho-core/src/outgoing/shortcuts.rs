@@ -21,6 +21,7 @@ pub(super) struct Shortcuts([AtomicU64; SLOTS]);
 const TAG_BITS: u32 = 29;
 
 /// What the keys of a table of level 1 have in common, and the slot that is theirs.
+#[inline(always)]
 const fn tag_and_slot(key: Key, page: PageSize) -> (u64, usize) {
     let tag = key.as_u64() >> (radix::leaf_shift(page) + radix::table_shift(page));
     // The highest bit gives the order: low addresses of different orders are in different slots.
@@ -34,7 +35,7 @@ impl Shortcuts {
     }
 
     /// The table of level 1 that leads to `key`, if it is known.
-    #[inline]
+    #[inline(always)]
     pub(super) fn find(&self, key: Key, page: PageSize) -> Option<PhysAddr> {
         let (tag, slot) = tag_and_slot(key, page);
         // Acquire: pairs with the release in `remember`, so that the table reads as zeroed.

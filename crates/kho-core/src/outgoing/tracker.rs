@@ -112,14 +112,16 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
     /// [`OutgoingError::Key`] (misaligned, order too large), [`OutgoingError::InScratch`],
     /// [`OutgoingError::AlreadyPreserved`], [`OutgoingError::Alloc`].
     pub fn preserve_folio(&self, addr: PhysAddr, order: Order) -> Result<(), OutgoingError> {
-        let key = Key::encode(addr, order, self.page)?;
-        self.refuse_scratch(folio_range(addr, order, self.page)?)?;
-        let (word, bit) = self.leaf_entry(self.leaf(key)?, key)?;
-        if word.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
-            Ok(())
-        } else {
-            Err(OutgoingError::AlreadyPreserved { addr, order })
-        }
+        by_page_size(self.page, |page| {
+            let key = Key::encode(addr, order, page)?;
+            self.refuse_scratch(folio_range(addr, order, page)?)?;
+            let (word, bit) = self.leaf_entry(self.leaf(key, page)?, key, page)?;
+            if word.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
+                Ok(())
+            } else {
+                Err(OutgoingError::AlreadyPreserved { addr, order })
+            }
+        })
     }
 
     /// Preserves many folios, as [`Tracker::preserve_folio`] does each of them. Folios that follow
@@ -215,14 +217,16 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
     /// # Errors
     /// [`OutgoingError::Key`], [`OutgoingError::NotPreserved`].
     pub fn unpreserve_folio(&self, addr: PhysAddr, order: Order) -> Result<(), OutgoingError> {
-        let key = Key::encode(addr, order, self.page)?;
-        let not_preserved = OutgoingError::NotPreserved { addr, order };
-        let leaf = self.find_leaf(key)?.ok_or(not_preserved)?;
-        let (word, bit) = self.leaf_entry(leaf, key)?;
-        if word.fetch_and(!bit, Ordering::Relaxed) & bit == 0 {
-            return Err(not_preserved);
-        }
-        Ok(())
+        by_page_size(self.page, |page| {
+            let key = Key::encode(addr, order, page)?;
+            let not_preserved = OutgoingError::NotPreserved { addr, order };
+            let leaf = self.find_leaf(key, page)?.ok_or(not_preserved)?;
+            let (word, bit) = self.leaf_entry(leaf, key, page)?;
+            if word.fetch_and(!bit, Ordering::Relaxed) & bit == 0 {
+                return Err(not_preserved);
+            }
+            Ok(())
+        })
     }
 
     /// Whether exactly this folio is preserved: same address and same order.
@@ -374,39 +378,55 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
         Ok(self.mem.words(node, self.page.words())?)
     }
 
-    fn entry(&self, node: PhysAddr, key: Key, level: u32) -> Result<&AtomicU64, OutgoingError> {
-        let index = radix::table_index(key, level, self.page);
+    #[inline(always)]
+    fn entry(
+        &self,
+        node: PhysAddr,
+        key: Key,
+        level: u32,
+        page: PageSize,
+    ) -> Result<&AtomicU64, OutgoingError> {
+        let index = radix::table_index(key, level, page);
         let addr = node.as_u64() + index as u64 * 8;
         let words = self.mem.words(PhysAddr::new(addr), 1)?;
         words.first().ok_or(absent(node))
     }
 
-    fn leaf_entry(&self, leaf: PhysAddr, key: Key) -> Result<(&AtomicU64, u64), OutgoingError> {
-        let bit = radix::leaf_bit(key, self.page) as u64;
-        let words = self
-            .mem
-            .words(PhysAddr::new(leaf.as_u64() + bit / 64 * 8), 1)?;
+    #[inline(always)]
+    fn leaf_entry(
+        &self,
+        leaf: PhysAddr,
+        key: Key,
+        page: PageSize,
+    ) -> Result<(&AtomicU64, u64), OutgoingError> {
+        let bit = radix::leaf_bit(key, page) as u64;
+        let addr = leaf.as_u64() + bit / 64 * 8;
+        let words = self.mem.words(PhysAddr::new(addr), 1)?;
         Ok((words.first().ok_or(absent(leaf))?, 1 << (bit % 64)))
     }
 
     /// The leaf of `key`, if the path to it exists.
-    #[inline]
-    pub(super) fn find_leaf(&self, key: Key) -> Result<Option<PhysAddr>, OutgoingError> {
-        let table = match self.shortcuts.find(key, self.page) {
+    #[inline(always)]
+    pub(super) fn find_leaf(
+        &self,
+        key: Key,
+        page: PageSize,
+    ) -> Result<Option<PhysAddr>, OutgoingError> {
+        let table = match self.shortcuts.find(key, page) {
             Some(table) => table,
             None => match self.walk(key, &|_, _| Ok(0))? {
                 Some(table) => table,
                 None => return Ok(None),
             },
         };
-        let leaf = self.entry(table, key, 1)?.load(Ordering::Acquire);
+        let leaf = self.entry(table, key, 1, page)?.load(Ordering::Acquire);
         Ok((leaf != 0).then(|| PhysAddr::new(leaf)))
     }
 
     /// The leaf of `key`; builds what is missing of the path.
-    #[inline]
-    pub(super) fn leaf(&self, key: Key) -> Result<PhysAddr, OutgoingError> {
-        let table = match self.shortcuts.find(key, self.page) {
+    #[inline(always)]
+    pub(super) fn leaf(&self, key: Key, page: PageSize) -> Result<PhysAddr, OutgoingError> {
+        let table = match self.shortcuts.find(key, page) {
             Some(table) => table,
             None => {
                 let build = |entry: &AtomicU64, level| self.publish(entry, key, level);
@@ -414,7 +434,7 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
                 self.walk(key, &build)?.ok_or(absent(self.root))?
             }
         };
-        let entry = self.entry(table, key, 1)?;
+        let entry = self.entry(table, key, 1, page)?;
         match entry.load(Ordering::Acquire) {
             0 => self.publish(entry, key, 0).map(PhysAddr::new),
             leaf => Ok(PhysAddr::new(leaf)),
@@ -431,7 +451,7 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
     ) -> Result<Option<PhysAddr>, OutgoingError> {
         let mut node = self.root;
         for level in (2..radix::depth(self.page)).rev() {
-            let entry = self.entry(node, key, level)?;
+            let entry = self.entry(node, key, level, self.page)?;
             // Acquire: pairs with the release that published the child, so that it reads as zeroed.
             let child = match entry.load(Ordering::Acquire) {
                 0 => fill(entry, level - 1)?,
@@ -448,6 +468,7 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
 
     /// Links a new node of `level`, with the path from it to the leaf of `key`, into `entry`.
     /// Returns the node linked there, ours or that of a CPU that was faster.
+    #[cold]
     fn publish(&self, entry: &AtomicU64, key: Key, level: u32) -> Result<u64, OutgoingError> {
         let new = self.build_path(key, level)?;
         match entry.compare_exchange(0, new.as_u64(), Ordering::AcqRel, Ordering::Acquire) {
@@ -464,7 +485,7 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
         let mut child = self.alloc.alloc(Order::ZERO)?;
         for level in 1..=level {
             let table = self.alloc.alloc(Order::ZERO).map_err(OutgoingError::from);
-            let linked = table.and_then(|table| match self.entry(table, key, level) {
+            let linked = table.and_then(|table| match self.entry(table, key, level, self.page) {
                 Ok(entry) => {
                     entry.store(child.as_u64(), Ordering::Relaxed);
                     Ok(table)
@@ -496,6 +517,17 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
             }
         }
         self.alloc.free(node, Order::ZERO);
+    }
+}
+
+/// Does `work` for a page size that is a constant in it: shifts by constants are a third of the
+/// instructions.
+#[inline(always)]
+fn by_page_size<R>(page: PageSize, work: impl Fn(PageSize) -> R) -> R {
+    match page {
+        PageSize::Size4K => work(PageSize::Size4K),
+        PageSize::Size16K => work(PageSize::Size16K),
+        PageSize::Size64K => work(PageSize::Size64K),
     }
 }
 
