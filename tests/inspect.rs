@@ -374,6 +374,33 @@ fn converts_between_generations() {
     );
 }
 
+/// A handover that was taken out of an image is the same, but for the contents of a large file.
+#[test]
+fn extracts_a_handover() {
+    for name in FIXTURES {
+        let original = path(&format!("{name}.elf"));
+        let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-alone.elf"));
+        let args = ["--extract", "-o", out.to_str().unwrap()];
+        let output = inspect(&args, &original);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{error}");
+        let (mut found, mut expected) = (json(&out), json(&original));
+        let size = |path: &Path| std::fs::metadata(path).unwrap().len();
+        assert_eq!(size(&original) - size(&out), 256 << 10);
+        for facts in [&mut found, &mut expected] {
+            let memfd = &mut facts["luo"]["sessions"][1]["files"][0]["memfd"];
+            memfd["content_in_image"] = Value::Null;
+            memfd["content_sha256"] = Value::Null;
+        }
+        assert_eq!(found, expected);
+        std::fs::remove_file(out).unwrap();
+    }
+    let file = path("linux-7.3-x86_64.elf");
+    assert_eq!(inspect(&["--extract"], &file).status.code(), Some(2));
+    let both = ["--extract", "--convert", "v3", "-o", "x"];
+    assert_eq!(inspect(&both, &file).status.code(), Some(2));
+}
+
 #[test]
 fn says_what_each_consumer_will_do() {
     let file = path("linux-7.3-x86_64.elf");

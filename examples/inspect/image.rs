@@ -4,11 +4,11 @@ use std::fs;
 
 use kho::core::BootData;
 use kho::core::incoming::{Fault, Incoming, IncomingError, Machine};
-use kho::hal::sim::{ElfImage, FrozenSim, Machine as ElfMachine, SimMemory};
-use kho::hal::{PageSize, PhysAddr};
+use kho::hal::sim::{ElfImage, Machine as ElfMachine, SimMemory};
+use kho::hal::{FrozenMem, PageSize, PhysAddr};
 use serde_json::Value;
 
-use crate::{Options, convert, facts};
+use crate::{Options, convert, extract, facts};
 
 /// How the boot data is passed, by architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +73,10 @@ pub fn facts(options: &Options) -> Result<Value, String> {
         let core = convert::core(&memory, &incoming, *to, place, (arch, entry))?;
         fs::write(path, core).map_err(|error| format!("{}: {error}", path.display()))?;
     }
+    if let Some(path) = &options.extract {
+        let core = extract::core(&memory, &incoming, machine, (arch, entry))?;
+        fs::write(path, core).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
     let mut facts = facts::of(&memory, &incoming, arch, entry)?;
     if options.preflight {
         facts["preflight"] = facts::preflight(&incoming);
@@ -81,12 +85,12 @@ pub fn facts(options: &Options) -> Result<Value, String> {
 }
 
 /// Checks a handover with as much workspace as it needs.
-fn check<'a>(
-    memory: &'a FrozenSim<'a>,
+pub fn check<'a, M: FrozenMem>(
+    memory: &'a M,
     boot: BootData,
     machine: Machine<'_>,
     workspace: &mut Vec<u64>,
-) -> Result<Incoming<'a, FrozenSim<'a>>, String> {
+) -> Result<Incoming<'a, M>, String> {
     workspace.resize(1 << 12, 0);
     loop {
         match Incoming::check(memory, boot, machine, workspace) {

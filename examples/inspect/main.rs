@@ -10,6 +10,7 @@
 //!   --v1-bitmaps small|page    what kho-v1 does not say: 6.16 and 6.17, or 6.18 to 7.0
 //!   --preflight                what each known consumer will do with it
 //!   --convert GENERATION -o F  write it in another generation, as a core file
+//!   --extract -o F             write it alone, as a core file
 //! ```
 //!
 //! An ELF core names entry address, architecture and page size itself. For a raw RAM file they are
@@ -24,7 +25,9 @@
 )]
 
 mod convert;
+mod core_file;
 mod debugfs;
+mod extract;
 mod facts;
 mod image;
 mod text;
@@ -50,7 +53,9 @@ usage: inspect [OPTIONS] FILE.elf
   --v1-bitmaps small|page    what kho-v1 does not say: 6.16 and 6.17, or 6.18 to 7.0
   --preflight                what each known consumer will do with it
   --convert GENERATION -o F  write it in another generation, as a core file:
-                             sketch, series-v5, v1-small, v1-page, v2, v3 or v4";
+                             sketch, series-v5, v1-small, v1-page, v2, v3 or v4
+  --extract -o F             write it alone, as a core file: no other memory, and
+                             no contents of files above 128 KiB";
 
 /// What the command line says.
 #[derive(Debug, Default)]
@@ -64,6 +69,8 @@ struct Options {
     preflight: bool,
     /// Which generation to convert to, and the core file to write.
     convert: Option<(Generation, PathBuf)>,
+    /// The core file to write the handover to as it is.
+    extract: Option<PathBuf>,
     path: PathBuf,
 }
 
@@ -111,11 +118,13 @@ fn parse(mut args: lexopt::Parser) -> Result<Option<Options>, lexopt::Error> {
     use lexopt::prelude::*;
     let mut options = Options::default();
     let (mut path, mut to, mut output) = (None, None, None);
+    let mut extract = false;
     while let Some(arg) = args.next()? {
         match arg {
             Long("json") => options.json = true,
             Long("preflight") => options.preflight = true,
             Long("convert") => to = Some(args.value()?.parse_with(generation)?),
+            Long("extract") => extract = true,
             Long("output") | Short('o') => output = Some(PathBuf::from(args.value()?)),
             Long("page-size") => {
                 let page = args.value()?.parse_with(number)?;
@@ -139,11 +148,12 @@ fn parse(mut args: lexopt::Parser) -> Result<Option<Options>, lexopt::Error> {
         }
     }
     options.path = path.ok_or("no file is given")?.into();
-    options.convert = match (to, output) {
-        (None, None) => None,
-        (Some(to), Some(output)) => Some((to, output)),
-        _ => return Err("--convert and -o go together".into()),
-    };
+    match (to, extract, output) {
+        (None, false, None) => {}
+        (Some(to), false, Some(output)) => options.convert = Some((to, output)),
+        (None, true, Some(output)) => options.extract = Some(output),
+        _ => return Err("-o goes with one of --convert and --extract".into()),
+    }
     Ok(Some(options))
 }
 

@@ -5,16 +5,23 @@
 )]
 
 mod bench_report;
+mod interop;
 
 use std::process::ExitCode;
 
 use lexopt::prelude::*;
 
 const USAGE: &str = "\
-usage: cargo xtask bench-report [OPTIONS]   run the benchmarks, write docs/performance.md
+usage: cargo xtask CHORE [OPTIONS]
 
-Options of bench-report:
-  --no-run   only write it, from the last run's results";
+bench-report   run the benchmarks, write docs/performance.md
+  --no-run                only write it, from the last run's results
+
+interop        real Linux before us and after us, in QEMU
+  --arch x86_64|aarch64   only this architecture
+  --scenario NAME         only this scenario; may be given more than once
+  --list                  the scenarios, and nothing else
+  --capture FOLDER        keep the handovers that the host reads, as core files";
 
 fn main() -> ExitCode {
     let mut args = lexopt::Parser::from_env();
@@ -25,6 +32,10 @@ fn main() -> ExitCode {
     match chore.to_str() {
         Some("bench-report") => match bench_report::Options::parse(args) {
             Ok(options) => report(bench_report::run(&options)),
+            Err(error) => usage(&error.to_string()),
+        },
+        Some("interop") => match interop::Options::parse(args) {
+            Ok(options) => report(interop::run(&options)),
             Err(error) => usage(&error.to_string()),
         },
         _ => usage("no such chore"),

@@ -16,6 +16,9 @@
 //! construction is shared between CPUs and is reached through atomics alone. One object cannot
 //! honestly promise both.
 //!
+//! Real backends: [`DirectMap`] and [`FrozenDirectMap`] over a kernel's map of all memory, [`Ecam`]
+//! over mapped configuration space, and on x86 `ConfigPorts`.
+//!
 //! [`PhysAddr`], [`Pfn`], [`Order`] and [`PageSize`] are distinct types with checked arithmetic,
 //! so a page number can never pass for an address.
 //!
@@ -36,8 +39,11 @@ extern crate std;
 mod addr;
 mod alloc;
 mod direct;
+mod ecam;
 mod mem;
 mod pci;
+#[cfg(target_arch = "x86_64")]
+mod ports;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod walk;
@@ -45,5 +51,8 @@ pub mod walk;
 pub use addr::{Order, PageSize, Pfn, PhysAddr, PhysRange};
 pub use alloc::{AllocError, PageAlloc};
 pub use direct::{DirectMap, FrozenDirectMap};
+pub use ecam::Ecam;
 pub use mem::{FrozenMem, MemError, PhysMem};
 pub use pci::{Access, PciConfigAccess, PciError, Sbdf, Width};
+#[cfg(target_arch = "x86_64")]
+pub use ports::ConfigPorts;

@@ -10,7 +10,7 @@
 //! | [`fdt`] | the root description: generations, property and node names |
 //! | [`radix`] | the preserved-memory tree of `kho-v2` and later: geometry and keys |
 //! | [`chunk`] | the preserved-memory lists before it: chunks and bitmaps |
-//! | [`pci`] | preserved PCI functions, two forms |
+//! | [`pci`] | preserved PCI functions, two forms; what is known of them |
 //! | [`pcsc`] | saved PCI configuration space |
 //! | [`vmalloc`] | lists of pages of a virtually contiguous area |
 //! | [`block`] | linked pages of fixed-size entries |

@@ -3,7 +3,7 @@
 use kho_abi::fdt::COMPATIBLE;
 use kho_abi::pcsc::{DATA, NODE, NODE_PREFIX, RULES, RULES_VERSION, VERSION};
 use kho_core::outgoing::{Nodes, Outgoing, OutgoingError, Participant};
-use kho_hal::{PageAlloc, PciConfigAccess, PhysAddr, PhysMem, Sbdf};
+use kho_hal::{Access, PageAlloc, PciConfigAccess, PhysAddr, PhysMem, Sbdf};
 use std_alloc::format;
 use std_alloc::vec::Vec;
 use vm_fdt::FdtWriter;
@@ -11,6 +11,7 @@ use vm_fdt::FdtWriter;
 use super::saved::key;
 use crate::cache::Cached;
 use crate::function::{Function, Kind};
+use crate::infer::Inference;
 use crate::space::Space;
 
 impl<C: PciConfigAccess> Cached<'_, C> {
@@ -88,11 +89,16 @@ impl<C: PciConfigAccess> Cached<'_, C> {
         functions
     }
 
-    /// Brings the bitmaps of every function to save up to date.
+    /// Brings the pages and bitmaps of every function to save up to date.
     fn sync(&self) {
         for function in self.index.all() {
             if self.pages_of(function).is_some() {
-                self.map(function);
+                if function.state().kind() == Kind::Active {
+                    // The next program walks the capabilities without the hardware: what it looks
+                    // at for that has to be known.
+                    let mut source = |at: Access| self.read(function.place(), at).ok();
+                    let _ = Inference::new(&mut source);
+                }
                 function.sync_known();
             }
         }
