@@ -4,6 +4,7 @@
     reason = "serde_json indexes objects by name, and answers null"
 )]
 
+mod bench_report;
 mod interop;
 
 use std::process::ExitCode;
@@ -11,9 +12,12 @@ use std::process::ExitCode;
 use lexopt::prelude::*;
 
 const USAGE: &str = "\
-usage: cargo xtask interop [OPTIONS]   real Linux before us and after us, in QEMU
+usage: cargo xtask CHORE [OPTIONS]
 
-Options of interop:
+bench-report   run the benchmarks, write docs/performance.md
+  --no-run                only write it, from the last run's results
+
+interop        real Linux before us and after us, in QEMU
   --arch x86_64|aarch64   only this architecture
   --scenario NAME         only this scenario; may be given more than once
   --list                  the scenarios, and nothing else
@@ -26,6 +30,10 @@ fn main() -> ExitCode {
         _ => return usage("no chore is given"),
     };
     match chore.to_str() {
+        Some("bench-report") => match bench_report::Options::parse(args) {
+            Ok(options) => report(bench_report::run(&options)),
+            Err(error) => usage(&error.to_string()),
+        },
         Some("interop") => match interop::Options::parse(args) {
             Ok(options) => report(interop::run(&options)),
             Err(error) => usage(&error.to_string()),

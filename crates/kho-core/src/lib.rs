@@ -69,6 +69,7 @@ macro_rules! impl_copy {
     };
 }
 
+mod bits;
 mod boot;
 pub mod incoming;
 pub mod outgoing;

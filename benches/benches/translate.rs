@@ -2,9 +2,8 @@
 //!
 //! A guest's memory in folios of 2 MiB: 128 GiB, 512 GiB and 1 TiB, dense, and with every other
 //! folio missing, so that nothing merges.
-#![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark may panic")]
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput};
 use kho::abi::chunk::V1Bitmaps;
 use kho::abi::fdt::Generation;
 use kho::core::incoming::{Incoming, Machine};
@@ -12,6 +11,8 @@ use kho::core::outgoing::{Outgoing, StateTree, Tracker};
 use kho::core::translate::translate;
 use kho::hal::sim::{SimAlloc, SimMemory};
 use kho::hal::{Order, PageAlloc, PageSize, PhysAddr, PhysRange};
+
+use crate::clock::CpuTime;
 
 const PAGE: PageSize = PageSize::Size4K;
 const FOLIO: u64 = 2 << 20;
@@ -22,7 +23,7 @@ fn range(start: u64, size: u64) -> PhysRange {
     PhysRange::new(PhysAddr::new(start), size).unwrap()
 }
 
-fn translations(c: &mut Criterion) {
+pub fn all(c: &mut Criterion<CpuTime>) {
     let order = Order::new(9).unwrap();
     let scratch = [range(1 << 30, 1 << 20)];
     for (shape, step) in [("dense", 1), ("every other", 2)] {
@@ -75,6 +76,3 @@ fn translations(c: &mut Criterion) {
         }
     }
 }
-
-criterion_group!(benches, translations);
-criterion_main!(benches);
