@@ -30,6 +30,26 @@
 //! before that time is over may see, and leave in the cache, what the function held before it:
 //! wait as the specification says, or tell the cache when the reset is over.
 //!
+//! # Example
+//! ```
+//! use kho_hal::sim::pci::{SimBus, SimFunction};
+//! use kho_hal::{PciConfigAccess, Sbdf};
+//! use kho_pcsc::Cached;
+//!
+//! let bus = SimBus::new();
+//! let nic = Sbdf::from_bdf(0, 0x0018);
+//! bus.add(nic, SimFunction::endpoint(0x8086, 0x10c9).with_bar64(0, 20).with_express(0));
+//! let config = Cached::new(&bus);
+//! config.add(nic)?;
+//! let reads = bus.reads();
+//! assert_eq!(config.read_u32(nic, 0)?, 0x10c9_8086); // who it is does not change
+//! assert_eq!(bus.reads(), reads);
+//! config.write_u32(nic, 0x10, 0xfff0_0000)?; // a write always reaches the device
+//! assert_eq!(config.read_u32(nic, 0x10)?, 0xfff0_000c);
+//! assert_eq!(bus.reads(), reads + 1);
+//! # Ok::<(), Box<dyn core::error::Error>>(())
+//! ```
+//!
 //! # Not supported
 //! PCI-X mode 2 extended space, CardBus beyond the identity, big-endian machines.
 //!

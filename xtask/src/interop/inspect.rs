@@ -1,4 +1,4 @@
-//! The handover in a machine's RAM, as the example `inspect` reads it on the host.
+//! The handover in a machine's RAM, as `kho-inspect` reads it on the host.
 
 use std::ffi::OsString;
 use std::process::Command;
@@ -35,7 +35,7 @@ pub fn facts(bench: &Bench, name: &str, run: &Run, boot: &Boot) -> Result<Value>
     let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
     let output = Command::new(cargo)
         .current_dir(places::root()?)
-        .args(["run", "--quiet", "--release", "--example", "inspect", "--"])
+        .args(["run", "--quiet", "--release", "-p", "kho-inspect", "--"])
         .args(args)
         .output()?;
     let error = String::from_utf8_lossy(&output.stderr);

@@ -1,4 +1,4 @@
-//! The example `inspect` on handovers of real Linux, whole and damaged.
+//! `kho-inspect` on handovers of real Linux, whole and damaged.
 #![allow(
     clippy::indexing_slicing,
     clippy::panic,
@@ -6,20 +6,60 @@
     reason = "a test panics when it fails"
 )]
 
-mod common;
-
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 
-use common::{FIXTURES, patch, path, read, word};
+use elf::ElfBytes;
+use elf::endian::LittleEndian;
+use kho::core::outgoing::{Outgoing, Tracker};
+use kho::hal::sim::{SimAlloc, SimMemory};
+use kho::hal::{FrozenMem, Order, PageSize, PhysAddr, PhysRange};
 use serde_json::Value;
 
+const FIXTURES: [&str; 2] = ["linux-7.3-x86_64", "linux-7.3-arm64"];
+
+fn path(name: &str) -> PathBuf {
+    let fixtures = "../../tests/fixtures";
+    [env!("CARGO_MANIFEST_DIR"), fixtures, name]
+        .iter()
+        .collect()
+}
+
+fn read(name: &str) -> Vec<u8> {
+    std::fs::read(path(name)).unwrap()
+}
+
+/// Where in a core file the byte of memory at `addr` is.
+fn file_offset(file: &[u8], addr: u64) -> usize {
+    let elf = ElfBytes::<LittleEndian>::minimal_parse(file).unwrap();
+    let segments = elf.segments().unwrap();
+    let segment = segments
+        .iter()
+        .find(|s| s.p_paddr <= addr && addr < s.p_paddr + s.p_filesz)
+        .unwrap_or_else(|| panic!("{addr:#x} is not in the file"));
+    (segment.p_offset + addr - segment.p_paddr) as usize
+}
+
+/// The little-endian word of memory at `addr` in a core file.
+fn word(file: &[u8], addr: u64) -> u64 {
+    let at = file_offset(file, addr);
+    u64::from_le_bytes(file[at..at + 8].try_into().unwrap())
+}
+
+/// Changes memory at `addr` in a core file.
+fn patch(file: &mut [u8], addr: u64, bytes: &[u8]) {
+    let at = file_offset(file, addr);
+    file[at..at + bytes.len()].copy_from_slice(bytes);
+}
+
+fn run(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
+    let program = env!("CARGO_BIN_EXE_kho-inspect");
+    Command::new(program).args(args).output().unwrap()
+}
+
 fn inspect(args: &[&str], file: &Path) -> Output {
-    common::example(
-        "inspect",
-        args.iter().map(OsStr::new).chain([file.as_os_str()]),
-    )
+    run(args.iter().map(OsStr::new).chain([file.as_os_str()]))
 }
 
 fn json(file: &Path) -> Value {
@@ -148,7 +188,7 @@ fn reads_debugfs_blobs() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("debugfs");
     std::fs::create_dir_all(folder.join("in/sub_fdts")).unwrap();
     let bytes = |name: &str, addr: &Value, size: &Value| {
-        let at = common::file_offset(&file, addr.as_u64().unwrap());
+        let at = file_offset(&file, addr.as_u64().unwrap());
         let bytes = &file[at..at + size.as_u64().unwrap() as usize];
         std::fs::write(folder.join("in").join(name), bytes).unwrap();
     };
@@ -304,10 +344,8 @@ fn wrong_usage_has_its_own_status() {
     }
     let wrong_page = inspect(&["--page-size", "65536"], &file);
     assert_eq!(wrong_page.status.code(), Some(1));
-    assert_eq!(
-        inspect(&[], Path::new("/nonexistent")).status.code(),
-        Some(1)
-    );
+    let nowhere = inspect(&[], Path::new("/nonexistent"));
+    assert_eq!(nowhere.status.code(), Some(2));
 }
 
 /// A chain of translations: what every generation shares stays as it was.
@@ -428,4 +466,219 @@ fn says_what_each_consumer_will_do() {
             ("this library", "accepts"),
         ]
     );
+}
+
+/// The core file that QEMU's dump-guest-memory writes: no entry, no page size.
+#[test]
+fn reads_a_dump_of_qemu() {
+    let name = "linux-7.3-x86_64";
+    let mut file = read(&format!("{name}.elf"));
+    let expected = json(&path(&format!("{name}.elf")));
+    file[24..32].fill(0);
+    let table = u64::from_le_bytes(file[32..40].try_into().unwrap()) as usize;
+    let count = u16::from_le_bytes([file[56], file[57]]) as usize;
+    for i in 0..count {
+        let align = table + i * 56 + 48;
+        file[align..align + 8].fill(0);
+    }
+    let dump = temporary("qemu.dump", &file);
+    let alone = inspect(&["--json"], &dump);
+    assert_eq!(alone.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&alone.stderr).contains("--kho-data"));
+    let data = ["fdt_addr", "fdt_size", "scratch_addr", "scratch_size"]
+        .map(|key| expected["kho_data"][key].to_string());
+    let output = inspect(&["--json", "--kho-data", &data.join(",")], &dump);
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for (key, value) in expected.as_object().unwrap() {
+        if key != "entry" {
+            assert_eq!(&found[key], value, "{key}");
+        }
+    }
+    std::fs::remove_file(dump).unwrap();
+}
+
+#[test]
+fn says_who_accepts_each_component() {
+    let file = path("linux-7.3-x86_64.elf");
+    let text = String::from_utf8(inspect(&[], &file).stdout).unwrap();
+    let row = |name: &str| {
+        let line = text
+            .lines()
+            .find(|line| line.trim_start().starts_with(name));
+        line.unwrap().split_whitespace().collect::<Vec<_>>()
+    };
+    let consumers = [
+        "6.16-6.17",
+        "6.18",
+        "6.19-7.0",
+        "7.1",
+        "7.2-7.3",
+        "kho-core",
+    ];
+    assert_eq!(row("accepted by")[2..], consumers);
+    assert_eq!(
+        row("memfd")[1..],
+        ["memfd-v2", "-", "-", "-", "-", "yes", "yes"]
+    );
+    assert!(!text.contains('\u{1b}'), "no colour unless on a terminal");
+
+    for (versions, status) in [
+        (&["7.3"][..], 0),
+        (&["7.2", "kho-core"], 0),
+        (&["7.3", "7.1"], 1),
+        (&["6.16"], 1),
+        (&["7.4"], 2),
+    ] {
+        let args = versions
+            .iter()
+            .flat_map(|version| ["--accepted-by", version]);
+        let output = inspect(&args.collect::<Vec<_>>(), &file);
+        assert_eq!(output.status.code(), Some(status), "{versions:?}");
+    }
+}
+
+#[test]
+fn draws_the_memory() {
+    for name in FIXTURES {
+        let svg = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.svg"));
+        let args = ["--svg", svg.to_str().unwrap()];
+        let output = inspect(&args, &path(&format!("{name}.elf")));
+        assert!(output.status.success());
+        let drawn = std::fs::read_to_string(&svg).unwrap();
+        let facts = json(&path(&format!("{name}.elf")));
+        let scratch = facts["scratch"].as_array().unwrap().iter();
+        let scratch: u64 = scratch.map(|area| area["size"].as_u64().unwrap()).sum();
+        let scratch = format!("scratch: {} MiB", scratch >> 20);
+        for part in [
+            "<svg",
+            "preserved, 2 MiB and more: 6 MiB",
+            "description:",
+            &scratch,
+        ] {
+            assert!(drawn.contains(part), "{part}");
+        }
+        std::fs::remove_file(svg).unwrap();
+    }
+}
+
+#[test]
+fn shows_what_differs() {
+    let file = path("linux-7.3-x86_64.elf");
+    let diff = |args: &[&str], old: &Path, new: &Path| {
+        let args = args.iter().map(OsStr::new);
+        run(args.chain([OsStr::new("--diff"), old.as_ref(), new.as_ref()]))
+    };
+    let same = diff(&[], &file, &file);
+    assert_eq!((same.status.code(), same.stdout.len()), (Some(0), 0));
+
+    let converted = Path::new(env!("CARGO_TARGET_TMPDIR")).join("differs.elf");
+    let args = ["--convert", "v3", "-o", converted.to_str().unwrap()];
+    assert!(inspect(&args, &file).status.success());
+    let output = diff(&[], &file, &converted);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("~ compatible: kho-v4 -> kho-v3\n"), "{text}");
+    // The page of the root description.
+    assert!(
+        text.contains("- memory no longer preserved: 4 KiB\n"),
+        "{text}"
+    );
+    assert!(!text.contains("subtrees"), "{text}");
+    let output = diff(&["--json"], &file, &converted);
+    let lines: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(lines.as_array().unwrap().len(), text.lines().count());
+    let nowhere = diff(&[], &file, Path::new("/nonexistent"));
+    assert_eq!(nowhere.status.code(), Some(2));
+    std::fs::remove_file(converted).unwrap();
+}
+
+#[test]
+fn help_names_every_option() {
+    let help = run(["--help"]);
+    assert!(help.status.success());
+    let help = String::from_utf8(help.stdout).unwrap();
+    let source =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/options.rs"));
+    let source = source.unwrap();
+    let options = source.split("Long(\"").skip(1);
+    for option in options.filter_map(|rest| rest.split('"').next()) {
+        let known = ["help", "output"].contains(&option) || help.contains(&format!("--{option}"));
+        assert!(known, "{option}");
+    }
+    assert!(help.lines().all(|line| line.len() <= 80));
+}
+
+/// What is extracted says the same as the whole, and has no more than that.
+#[test]
+fn extracts_the_handover_alone() {
+    for name in FIXTURES {
+        let whole = path(&format!("{name}.elf"));
+        let alone = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-alone.elf"));
+        let args = ["--extract", "-o", alone.to_str().unwrap()];
+        assert!(inspect(&args, &whole).status.success());
+        assert_eq!(json(&alone), json(&whole));
+        let size = |path: &Path| std::fs::metadata(path).unwrap().len();
+        assert!(size(&alone) <= size(&whole));
+        std::fs::remove_file(alone).unwrap();
+    }
+    let file = path("linux-7.3-x86_64.elf");
+    let both = ["--extract", "--convert", "v3", "-o", "x"];
+    assert_eq!(inspect(&both, &file).status.code(), Some(2));
+}
+
+/// A machine of 1 TiB: its description is all that is read, and the picture fits a screen.
+#[test]
+fn a_large_machine_is_shown_like_a_small_one() {
+    const GIB: u64 = 1 << 30;
+    let page = PageSize::Size4K;
+    let range = |start, size| PhysRange::new(PhysAddr::new(start), size).unwrap();
+    let mut memory = SimMemory::new([range(GIB, 16 << 20)]).unwrap();
+    let scratch = [range(GIB + (8 << 20), 8 << 20)];
+    let boot = {
+        let alloc = SimAlloc::new(&memory, page, [range(GIB, 8 << 20)]);
+        let tracker = Tracker::new(&memory, &alloc, page, &scratch).unwrap();
+        let mut outgoing = Outgoing::new(tracker).unwrap();
+        let folios = |start, count, order| {
+            let order = Order::new(order).unwrap();
+            for i in 0..count {
+                let addr = PhysAddr::new(start + i * order.bytes(page).unwrap());
+                outgoing.tracker().preserve_folio(addr, order).unwrap();
+            }
+        };
+        folios(4 * GIB, 700, 18);
+        folios(720 * GIB, 4096, 9);
+        folios(1023 * GIB, 100, 0);
+        let array = PhysAddr::new(GIB + (16 << 20) - 4096);
+        outgoing.finalize(array, &mut []).unwrap().hand_over()
+    };
+    let frozen = memory.freeze();
+    let ram = frozen.bytes(PhysAddr::new(GIB), 16 << 20).unwrap();
+    let ram = temporary("large.ram", ram);
+    let svg = Path::new(env!("CARGO_TARGET_TMPDIR")).join("large.svg");
+    let data = format!(
+        "{},{},{},{}",
+        boot.fdt_addr, boot.fdt_size, boot.scratch_addr, boot.scratch_size
+    );
+    let base = GIB.to_string();
+    let mut args = vec!["--arch", "x86_64", "--base", &base, "--kho-data", &data];
+    args.extend(["--svg", svg.to_str().unwrap()]);
+    let output = inspect(&args, &ram);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.contains("preserved   708.0 GiB in 4897 folios"),
+        "{text}"
+    );
+    let line = text.lines().find(|line| line.starts_with("memory"));
+    let cells = line.unwrap().split_whitespace().nth(1).unwrap();
+    assert!(cells.chars().count() <= 64, "{cells}");
+    assert!(cells.contains("LLLLLLLL") && cells.contains('M'), "{cells}");
+    let drawn = std::fs::read_to_string(&svg).unwrap();
+    assert!(drawn.contains("preserved, 1 GiB and more: 700 GiB"));
+    let height = drawn
+        .split("height=\"")
+        .nth(1)
+        .and_then(|rest| rest.split('"').next());
+    assert!(height.unwrap().parse::<u32>().unwrap() < 1600, "{height:?}");
+    std::fs::remove_file(svg).unwrap();
+    std::fs::remove_file(ram).unwrap();
 }

@@ -2,23 +2,29 @@
 
 use std::fmt::Write;
 
+use console::{Style, style};
+use kho_draw::{Kind, MemoryMap, Size};
 use serde_json::Value;
 
-/// One page of text.
-pub fn page(facts: &Value) -> String {
+/// One page of text. The map is drawn in colour if standard output is a terminal.
+pub fn page(facts: &Value, map: Option<&MemoryMap>, details: bool) -> String {
     let mut out = String::new();
     if let Some(sides) = facts["debugfs"].as_object() {
         for (name, side) in sides {
             let _ = writeln!(out, "{name}:");
-            description(&mut out, side);
+            description(&mut out, side, None);
         }
     } else {
-        description(&mut out, facts);
+        description(&mut out, facts, map);
+        components(&mut out, &facts["preflight"]);
+        if details {
+            preflight(&mut out, &facts["preflight"]);
+        }
     }
     out
 }
 
-fn description(out: &mut String, facts: &Value) {
+fn description(out: &mut String, facts: &Value, map: Option<&MemoryMap>) {
     let _ = write!(out, "handover    {}", text(&facts["compatible"]));
     if let Some(generation) = facts["generation"].as_str() {
         let _ = write!(out, " ({generation})");
@@ -44,23 +50,128 @@ fn description(out: &mut String, facts: &Value) {
         },
         addr(&facts["preserved_memory_map"]),
     );
+    if let Some(total) = facts["description_bytes"]["total"].as_u64() {
+        let preserved = facts["preserved_bytes"].as_u64().unwrap_or(0).max(1);
+        let share = match total as f64 * 100.0 / preserved as f64 {
+            share if share < 0.01 => "less than 0.01".to_owned(),
+            share => format!("{share:.2}"),
+        };
+        let _ = writeln!(
+            out,
+            "            costs {} in all: map {}, sub-blobs {}; {share} % of what is preserved",
+            Size(total),
+            bytes(&facts["description_bytes"]["map"]),
+            bytes(&facts["description_bytes"]["subtrees"]),
+        );
+    }
+    if let Some(map) = map {
+        line(out, map);
+    }
     memory(out, facts);
     list(out, "scratch", &facts["scratch"], |out, area| {
-        let _ = write!(out, "{:>14}  {}", addr(&area["addr"]), bytes(&area["size"]));
+        let _ = write!(out, "{:>14}  ", addr(&area["addr"]));
+        if area["size"] == 0 {
+            out.push_str("empty");
+            return;
+        }
+        let _ = write!(out, "{}", bytes(&area["size"]));
+        // The check refuses a handover in which something preserved touches scratch.
+        let _ = write!(out, ", nothing preserved in it");
     });
-    map(out, "sub-blobs", &facts["subtrees"], |out, blob| {
+    named(out, "sub-blobs", &facts["subtrees"], |out, blob| {
         let _ = write!(out, "{:>14}  {} bytes", addr(&blob["addr"]), blob["size"]);
+        if let Some(preserved) = blob["preserved"].as_bool() {
+            let _ = write!(out, ", {}preserved", if preserved { "" } else { "not " });
+        }
     });
-    map(out, "reserve_mem", &facts["reserve_mem"], |out, region| {
-        let _ = write!(
-            out,
-            "{:>14}  {}",
-            addr(&region["start"]),
-            bytes(&region["size"])
-        );
+    named(out, "reserve_mem", &facts["reserve_mem"], |out, region| {
+        let (start, size) = (addr(&region["start"]), bytes(&region["size"]));
+        let _ = write!(out, "{start:>14}  {size}");
     });
     luo(out, &facts["luo"]);
-    preflight(out, &facts["preflight"]);
+}
+
+/// The machine's memory on one line, and what the line means.
+fn line(out: &mut String, map: &MemoryMap) {
+    const WIDTH: usize = 64;
+    let in_colour = console::colors_enabled();
+    let cell = |kind: Kind| match kind {
+        Kind::Nothing => "…".to_owned(),
+        kind if !in_colour => kind.letter().to_string(),
+        Kind::Other => style("░").color256(244).to_string(),
+        kind => style("█").color256(colour(kind)).to_string(),
+    };
+    let cells: String = map.line(WIDTH).into_iter().map(cell).collect();
+    let _ = writeln!(out, "memory      {cells}");
+    if let Some((first, last)) = map.span() {
+        let _ = writeln!(out, "            {first} to {last}; gaps are one cell");
+    }
+    let shown = Kind::ALL.into_iter().filter(|&kind| map.bytes(kind) > 0);
+    let names = shown.map(|kind| format!("{} {:<25}", cell(kind), kind.name()));
+    for row in names.collect::<Vec<_>>().chunks(3) {
+        let _ = writeln!(out, "            {}", row.join("   ").trim_end());
+    }
+}
+
+/// The nearest of a terminal's 256 colours.
+fn colour(kind: Kind) -> u8 {
+    match kind {
+        Kind::Large => 25,
+        Kind::Medium => 33,
+        Kind::Small => 117,
+        Kind::Description => 160,
+        Kind::Scratch => 178,
+        Kind::Other | Kind::Nothing => 244,
+    }
+}
+
+/// Each component, its version, and who accepts it.
+fn components(out: &mut String, consumers: &Value) {
+    const COLUMN: usize = 11;
+    let consumers: Vec<_> = consumers.as_array().into_iter().flatten().collect();
+    let Some(first) = consumers.first() else {
+        return;
+    };
+    let _ = write!(out, "{:<36}", "accepted by");
+    for consumer in &consumers {
+        let name = text(&consumer["consumer"]);
+        let name = name.replace("Linux ", "").replace(", ", "-");
+        let name = name.replace("this library", "kho-core");
+        let _ = write!(out, "{name:<COLUMN$}");
+    }
+    out.truncate(out.trim_end().len());
+    let _ = writeln!(out);
+    let parts = first["components"].as_array().into_iter().flatten();
+    for (i, part) in parts
+        .enumerate()
+        .filter(|(_, part)| part["found"] != "none")
+    {
+        let (name, found) = (text(&part["component"]), text(&part["found"]));
+        let _ = write!(out, "  {name:<10}{found:<24}");
+        for consumer in &consumers {
+            let (mark, painted) = mark(text(&consumer["components"][i]["outcome"]));
+            let space = COLUMN.saturating_sub(mark.len());
+            let _ = write!(out, "{painted}{:space$}", "");
+        }
+        out.truncate(out.trim_end().len());
+        let _ = writeln!(out);
+    }
+    let _ = writeln!(
+        out,
+        "  (-: boots without it; ?: not established; why: --preflight)"
+    );
+}
+
+/// An outcome in a word, and painted.
+fn mark(outcome: &str) -> (&str, String) {
+    let (mark, style) = match outcome {
+        "accepts" => ("yes", Style::new().green()),
+        "boots without it" => ("-", Style::new().dim()),
+        "not established" => ("?", Style::new().yellow()),
+        "refuses sessions" => ("refuses", Style::new().red()),
+        other => (other, Style::new().red().bold()),
+    };
+    (mark, style.apply_to(mark).to_string())
 }
 
 fn preflight(out: &mut String, consumers: &Value) {
@@ -158,7 +269,7 @@ fn list(out: &mut String, title: &str, items: &Value, line: impl Fn(&mut String,
     }
 }
 
-fn map(out: &mut String, title: &str, items: &Value, line: impl Fn(&mut String, &Value)) {
+fn named(out: &mut String, title: &str, items: &Value, line: impl Fn(&mut String, &Value)) {
     for (i, (name, item)) in items.as_object().into_iter().flatten().enumerate() {
         let _ = write!(out, "{:<12}{name:<16}", if i == 0 { title } else { "" });
         line(out, item);
@@ -178,14 +289,6 @@ fn bytes(value: &Value) -> String {
     size(value.as_u64().unwrap_or(0))
 }
 
-/// A size with the largest unit that leaves at least one, to one decimal where it is not whole.
 fn size(bytes: u64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-    let step = (bytes.max(1).ilog2() / 10).min(5);
-    let unit = units[step as usize];
-    if bytes.is_multiple_of(1 << (10 * step)) {
-        format!("{} {unit}", bytes >> (10 * step))
-    } else {
-        format!("{:.1} {unit}", bytes as f64 / (1u64 << (10 * step)) as f64)
-    }
+    Size(bytes).to_string()
 }

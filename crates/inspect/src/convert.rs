@@ -6,11 +6,12 @@ use kho::abi::fdt::Generation;
 use kho::core::BootPlace;
 use kho::core::incoming::Incoming;
 use kho::core::translate::translate;
-use kho::hal::sim::{FrozenSim, SimAlloc, SimMemory};
+use kho::hal::sim::{SimAlloc, SimMemory};
 use kho::hal::{FrozenMem, PageSize, PhysAddr, PhysRange};
 
 use crate::core_file;
 use crate::image::Arch;
+use crate::memory::FileMem;
 
 /// Between two pieces of known memory that are this close, there is memory as well.
 const MAX_GAP: u64 = 64 << 20;
@@ -20,8 +21,8 @@ const ENOUGH: u64 = 256 << 20;
 
 /// A core file with the memory of `memory`, in which the handover is translated.
 pub fn core(
-    memory: &FrozenSim<'_>,
-    incoming: &Incoming<'_, FrozenSim<'_>>,
+    memory: &FileMem,
+    incoming: &Incoming<'_, FileMem>,
     to: Generation,
     place: BootPlace,
     (arch, entry): (Arch, PhysAddr),
@@ -53,7 +54,7 @@ pub fn core(
 }
 
 /// Memory that neither the handover nor scratch uses: gaps between what is known to be memory.
-fn free_memory(memory: &FrozenSim<'_>, incoming: &Incoming<'_, FrozenSim<'_>>) -> Vec<PhysRange> {
+fn free_memory(memory: &FileMem, incoming: &Incoming<'_, FileMem>) -> Vec<PhysRange> {
     let page = incoming.page_size().bytes();
     let mut known: Vec<_> = memory.ranges().chain(incoming.extents()).collect();
     known.extend(incoming.scratch().areas().filter(|area| !area.is_empty()));
@@ -80,7 +81,7 @@ fn free_memory(memory: &FrozenSim<'_>, incoming: &Incoming<'_, FrozenSim<'_>>) -
 
 fn add_pages<'m>(
     pages: &mut BTreeMap<PhysAddr, &'m [u8]>,
-    memory: &'m FrozenSim<'_>,
+    memory: &'m impl FrozenMem,
     range: PhysRange,
     page: PageSize,
 ) -> Result<(), String> {

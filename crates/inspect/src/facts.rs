@@ -10,25 +10,31 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::image::Arch;
+use crate::map;
+use crate::memory::FileMem;
+use crate::progress::Progress;
 
 /// Folios shown by name; of all others only the digest.
 const HEAD: usize = 16;
 const MEMFD_HEAD: usize = 4;
 
 /// Files above this many bytes have no digest: a sparse one can claim any size.
-const MAX_CONTENT: u64 = 1 << 36;
+pub const MAX_CONTENT: u64 = 1 << 36;
 
-pub fn of<M: FrozenMem>(
-    mem: &M,
-    incoming: &Incoming<'_, M>,
-    arch: Arch,
-    entry: PhysAddr,
+/// How much of a file is read at once.
+const BUFFER: usize = 1 << 20;
+
+pub fn of(
+    mem: &FileMem,
+    incoming: &Incoming<'_, FileMem>,
+    (arch, entry): (Arch, Option<PhysAddr>),
+    max_content: u64,
 ) -> Result<Value, String> {
     let boot = incoming.boot_data();
     let mut facts = json!({
         "arch": arch.name(),
         "page_size": incoming.page_size().bytes(),
-        "entry": entry.as_u64(),
+        "entry": entry.map(PhysAddr::as_u64),
         "kho_data": {
             "fdt_addr": boot.fdt_addr.as_u64(),
             "fdt_size": boot.fdt_size,
@@ -50,6 +56,14 @@ pub fn of<M: FrozenMem>(
         }).collect::<BTreeMap<_, _>>(),
     });
     facts["subtrees"] = subtrees(mem, incoming)?;
+    let [map, fdt, blobs, scratch] = map::cost(incoming);
+    facts["description_bytes"] = json!({
+        "map": map,
+        "fdt": fdt,
+        "subtrees": blobs,
+        "scratch_list": scratch,
+        "total": map + fdt + blobs + scratch,
+    });
     folios(incoming, &mut facts);
     facts["kexec_metadata"] = match incoming.metadata() {
         Component::Known(metadata) => json!({
@@ -60,15 +74,16 @@ pub fn of<M: FrozenMem>(
         Component::NotUnderstood | Component::Absent => Value::Null,
     };
     facts["luo"] = match incoming.luo() {
-        Component::Known(luo) => luo_facts(mem, &luo),
+        Component::Known(luo) => luo_facts(mem, &luo, max_content),
         Component::NotUnderstood => json!("not understood"),
         Component::Absent => Value::Null,
     };
+    facts["preflight"] = preflight(incoming);
     Ok(facts)
 }
 
 /// What each known consumer will do with the handover.
-pub fn preflight<M: FrozenMem>(incoming: &Incoming<'_, M>) -> Value {
+fn preflight<M: FrozenMem>(incoming: &Incoming<'_, M>) -> Value {
     let consumer = |consumer: Consumer| {
         let verdicts = preflight::preflight(incoming, consumer);
         let worst = verdicts.iter().map(|verdict| verdict.outcome).max();
@@ -103,6 +118,7 @@ fn subtrees<M: FrozenMem>(mem: &M, incoming: &Incoming<'_, M>) -> Result<Value, 
         let value = json!({
             "addr": addr.as_u64(),
             "size": size,
+            "preserved": map::is_preserved(incoming, blob.range),
             "sha256": hex(&Sha256::digest(bytes)),
         });
         found.insert(blob.name, value);
@@ -147,12 +163,12 @@ fn folios<M: FrozenMem>(incoming: &Incoming<'_, M>, facts: &mut Value) {
     facts["folios_head"] = json!(head);
 }
 
-fn luo_facts<M: FrozenMem>(mem: &M, luo: &Luo<'_, M>) -> Value {
+fn luo_facts(mem: &FileMem, luo: &Luo<'_, FileMem>, max_content: u64) -> Value {
     let sessions = luo.sessions().map(|session| {
         json!({
             "name": String::from_utf8_lossy(session.name()),
             "count": session.count(),
-            "files": session.files().map(|file| file_facts(mem, &file)).collect::<Vec<_>>(),
+            "files": session.files().map(|file| file_facts(mem, &file, max_content)).collect::<Vec<_>>(),
         })
     });
     let flbs = luo.flbs().iter().map(|flb| {
@@ -171,19 +187,19 @@ fn luo_facts<M: FrozenMem>(mem: &M, luo: &Luo<'_, M>) -> Value {
     })
 }
 
-fn file_facts<M: FrozenMem>(mem: &M, file: &File<'_, M>) -> Value {
+fn file_facts(mem: &FileMem, file: &File<'_, FileMem>, max_content: u64) -> Value {
     let mut facts = json!({
         "compatible": file.compatible(),
         "token": file.token(),
         "data": file.data(),
     });
     if let Some(memfd) = file.memfd() {
-        facts["memfd"] = memfd_facts(mem, &memfd);
+        facts["memfd"] = memfd_facts(mem, &memfd, max_content);
     }
     facts
 }
 
-fn memfd_facts<M: FrozenMem>(mem: &M, memfd: &Memfd<'_, M>) -> Value {
+fn memfd_facts(mem: &FileMem, memfd: &Memfd<'_, FileMem>, max_content: u64) -> Value {
     let ser = memfd.descriptor();
     let list = memfd.vmalloc();
     let mut head = Vec::new();
@@ -197,7 +213,7 @@ fn memfd_facts<M: FrozenMem>(mem: &M, memfd: &Memfd<'_, M>) -> Value {
             head.push(json!([pfn, flags, index]));
         }
     }
-    let content = content(mem, memfd);
+    let content = content(mem, memfd, max_content);
     let mut facts = json!({
         "pos": ser.pos.get(),
         "size": ser.size.get(),
@@ -220,30 +236,37 @@ fn memfd_facts<M: FrozenMem>(mem: &M, memfd: &Memfd<'_, M>) -> Value {
     facts
 }
 
-/// The digest of the file's bytes, holes as zeroes; `None` if the image lacks some of them.
-fn content<M: FrozenMem>(mem: &M, memfd: &Memfd<'_, M>) -> Option<String> {
-    if memfd.descriptor().size.get() > MAX_CONTENT {
+/// The digest of the file's bytes, holes as zeroes; `None` if it is too large, or the image
+/// lacks some of them.
+fn content(mem: &FileMem, memfd: &Memfd<'_, FileMem>, max: u64) -> Option<String> {
+    let size = memfd.descriptor().size.get();
+    if size > max {
         return None;
     }
+    let progress = Progress::new("reading a memory file", Some(size));
     let mut digest = Sha256::new();
-    let mut done = 0;
-    let zeroes = |digest: &mut Sha256, mut count: u64| {
-        while count > 0 {
-            let n = count.min(4096);
-            digest.update(&[0; 4096][..n as usize]);
-            count -= n;
+    let mut buffer = vec![0; BUFFER];
+    let mut add = |from: Option<PhysAddr>, count: u64| {
+        let mut done = 0;
+        while done < count {
+            let part = buffer.get_mut(..(count - done).min(BUFFER as u64) as usize)?;
+            match from {
+                Some(from) => mem.copy(from.checked_add(done)?, part).ok()?,
+                None => part.fill(0),
+            }
+            digest.update(&*part);
+            done += part.len() as u64;
+            progress.advance(part.len() as u64);
         }
+        Some(())
     };
+    let mut done = 0;
     for segment in memfd.segments() {
-        zeroes(&mut digest, segment.offset - done);
-        let size = segment.range.size();
-        digest.update(mem.bytes(segment.range.start(), size as usize).ok()?);
-        done = segment.offset + size;
+        add(None, segment.offset.checked_sub(done)?)?;
+        add(Some(segment.range.start()), segment.range.size())?;
+        done = segment.offset + segment.range.size();
     }
-    zeroes(
-        &mut digest,
-        memfd.descriptor().size.get().checked_sub(done)?,
-    );
+    add(None, size.checked_sub(done)?)?;
     Some(hex(&digest.finalize()))
 }
 
