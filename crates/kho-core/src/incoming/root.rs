@@ -343,8 +343,16 @@ impl<'a> RootFdt<'a> {
         &self,
         mem: &'a M,
     ) -> impl Iterator<Item = Subtree<'a>> + use<'a, M> {
+        self.try_subtrees(mem).flatten()
+    }
+
+    /// As [`RootFdt::subtrees`]; memory may not be there any more.
+    pub(crate) fn try_subtrees<M: FrozenMem>(
+        &self,
+        mem: &'a M,
+    ) -> impl Iterator<Item = Result<Subtree<'a>, Fault>> + use<'a, M> {
         let root = *self;
         root.blob_nodes()
-            .filter_map(move |node| root.subtree(mem, node).ok().flatten())
+            .filter_map(move |node| root.subtree(mem, node).transpose())
     }
 }

@@ -135,11 +135,19 @@ impl<M: PhysMem, A: PageAlloc, S: RunSource> Writer<'_, M, A, S> {
         let tracker = Tracker::new(self.mem, self.alloc, self.page, &[])?;
         let filled = all_orders(self.page)
             .try_for_each(|order| self.runs(order, &mut |run| tracker.insert_run(run)));
-        if let Err(error) = filled {
+        let before = self.pages.len();
+        let listed = filled.and_then(|()| {
+            tracker.tree().visit_nodes(0, &mut |page| {
+                self.pages.push((page, Order::ZERO));
+                Ok(())
+            })
+        });
+        if let Err(error) = listed {
+            // All of them go with the tree.
+            self.pages.truncate(before);
             tracker.destroy();
             return Err(error);
         }
-        tracker.for_each_page(|page| self.pages.push((page, Order::ZERO)));
         Ok(tracker.root())
     }
 

@@ -135,8 +135,14 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Outgoing<'s, M, A, N> {
             let addr = blob.start();
             return Err(OutgoingError::NotPreserved { addr, order });
         }
-        self.remove_subtree(name)?;
-        self.tracker.free_preserved(blob.start(), order)
+        self.tracker.unpreserve_folio(blob.start(), order)?;
+        if let Err(error) = self.remove_subtree(name) {
+            // Unpreserved a moment ago.
+            let _ = self.tracker.preserve_folio(blob.start(), order);
+            return Err(error);
+        }
+        self.tracker.page_alloc().free(blob.start(), order);
+        Ok(())
     }
 
     /// The sub-blob of this name.
@@ -246,8 +252,11 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Outgoing<'s, M, A, N> {
         }
         self.tracker.check_disjoint()?;
         let mut pages = Vec::new();
-        self.tracker
-            .for_each_page(|page| pages.push((page, Order::ZERO)));
+        let tree = self.tracker.tree();
+        tree.visit_nodes::<OutgoingError>(0, &mut |page| {
+            pages.push((page, Order::ZERO));
+            Ok(())
+        })?;
         self.refuse_scratch(&pages)?;
         finalized.boot.scratch_size =
             write_scratch_array(self.tracker.mem(), scratch_array, self.tracker.scratch())?;

@@ -499,6 +499,11 @@ impl<'a> Lent<'a> {
         Incoming::check(self, boot, machine, &mut [0; 64])
     }
 
+    /// Counts anew.
+    pub fn forget_reads(&self) {
+        self.reads.store(0, Ordering::Relaxed);
+    }
+
     pub fn reads(&self) -> u64 {
         self.reads.load(Ordering::Relaxed)
     }
