@@ -13,7 +13,7 @@ use dtoolkit::Node;
 use kho_abi::fdt::Generation;
 use kho_hal::{FrozenMem, Order, PageAlloc, PhysAddr, PhysMem, PhysRange};
 
-use crate::incoming::{Fault, Incoming, fdt};
+use crate::incoming::{Fault, Folio, Incoming, fdt};
 use crate::outgoing::generation::{Content, Writer};
 use crate::{BootData, OutgoingError};
 
@@ -99,7 +99,8 @@ pub fn translate<M: FrozenMem, D: PhysMem, A: PageAlloc>(
     for node in incoming.root().inline_nodes() {
         contents.push((node.name(), Content::Node(node)));
     }
-    for blob in incoming.subtrees() {
+    for blob in incoming.root().try_subtrees(incoming.mem()) {
+        let blob = blob.map_err(OutgoingError::from)?;
         let lossy = |reason| TranslateError::Lossy {
             blob: blob.range,
             reason,
@@ -124,7 +125,12 @@ pub fn translate<M: FrozenMem, D: PhysMem, A: PageAlloc>(
     }
     let old = incoming.boot_data();
     // The folio of the old description goes with it, unless a sub-blob lies there as well.
-    let replaced = incoming.restore_folio(old.fdt_addr).filter(|folio| {
+    let order = incoming.map().order_of(old.fdt_addr);
+    let replaced = order.map_err(OutgoingError::from)?.map(|order| Folio {
+        addr: old.fdt_addr,
+        order,
+    });
+    let replaced = replaced.filter(|folio| {
         let folio = folio.range(incoming.page_size());
         incoming.subtrees().all(|blob| !blob.range.overlaps(folio))
     });

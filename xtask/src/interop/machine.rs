@@ -41,7 +41,7 @@ impl<'b> Machine<'b> {
             cmdline: cmdline.to_owned(),
             devices: &[],
             instruction_time: false,
-            limit: Duration::from_secs(60),
+            limit: Duration::from_secs(180),
         }
     }
 
@@ -63,7 +63,7 @@ impl<'b> Machine<'b> {
         self
     }
 
-    /// Gives the machine more or less than a minute.
+    /// Gives the machine more or less than three minutes, of which it needs seconds on an idle host.
     pub fn limit(mut self, seconds: u64) -> Self {
         self.limit = Duration::from_secs(seconds);
         self

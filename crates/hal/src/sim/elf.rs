@@ -50,6 +50,8 @@ pub enum ElfError {
     Empty,
     /// Segments overlap.
     Overlap(Overlap),
+    /// Segments share bytes of the file: the memory would be larger than the file, without bound.
+    Shared,
 }
 
 impl fmt::Display for ElfError {
@@ -59,6 +61,7 @@ impl fmt::Display for ElfError {
             Self::NotACore(kind) => write!(f, "ELF type {kind} is not a core file"),
             Self::Empty => f.write_str("the core file has no memory segment"),
             Self::Overlap(cause) => cause.fmt(f),
+            Self::Shared => f.write_str("segments of the core file share its bytes"),
         }
     }
 }
@@ -95,6 +98,10 @@ impl ElfImage {
         if pieces.is_empty() {
             return Err(ElfError::Empty);
         }
+        let bytes = pieces.iter().map(|(_, bytes)| bytes.len());
+        if bytes.fold(0usize, usize::saturating_add) > file.len() {
+            return Err(ElfError::Shared);
+        }
         Ok(Self {
             memory: SimMemory::from_pieces(&pieces).map_err(ElfError::Overlap)?,
             entry: PhysAddr::new(elf.ehdr.e_entry),
@@ -106,5 +113,45 @@ impl ElfImage {
             },
             page_size,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A header, and `count` program headers that all load the whole file.
+    fn core(count: u16) -> Vec<u8> {
+        let size = 64 + 56 * u64::from(count);
+        let mut file = Vec::new();
+        file.extend(*b"\x7fELF\x02\x01\x01");
+        file.resize(16, 0);
+        for field in [ET_CORE, EM_X86_64] {
+            file.extend(field.to_le_bytes());
+        }
+        file.extend(1u32.to_le_bytes());
+        for field in [0u64, 64, 0] {
+            file.extend(field.to_le_bytes());
+        }
+        file.extend(0u32.to_le_bytes());
+        for field in [64, 56, count, 0, 0, 0] {
+            file.extend(field.to_le_bytes());
+        }
+        for i in 0..u64::from(count) {
+            file.extend(PT_LOAD.to_le_bytes());
+            file.extend(0u32.to_le_bytes());
+            let addr = (i + 1) << 32;
+            for field in [0, addr, addr, size, size, 4096] {
+                file.extend(field.to_le_bytes());
+            }
+        }
+        file
+    }
+
+    #[test]
+    fn memory_is_no_larger_than_the_file() {
+        let image = ElfImage::parse(&core(1)).unwrap();
+        assert_eq!(image.memory.ranges().next().map(|r| r.size()), Some(120));
+        assert!(matches!(ElfImage::parse(&core(2)), Err(ElfError::Shared)));
     }
 }

@@ -61,11 +61,22 @@ impl<M: FrozenMem> Claims<'_, '_, M> {
         self.for_each_folio(blob, |claims, head| {
             let order = claims.map.order_of(head)?.unwrap_or_default();
             let folio = PhysRange::folio(head, order, page).unwrap_or_default();
-            if is_known(folio) {
+            // Blobs are disjoint, so only the first and the last folio can be shared.
+            if !blob.contains_range(folio) && is_known(folio) {
                 return Ok(());
             }
             Ok((claims.once)(head)?)
         })
+    }
+
+    /// Refuses an address that is not preserved; what is, is RAM.
+    pub(crate) fn is_preserved(&self, addr: PhysAddr) -> Result<(), Fault> {
+        match self.map.folio_containing(addr)? {
+            Some(_) => Ok(()),
+            None => Err(Fault::NotPreserved {
+                range: PhysRange::new(addr, 1).unwrap_or_default(),
+            }),
+        }
     }
 
     /// Calls `visit` with the head of each folio of `range`, all of which must be preserved. That

@@ -23,6 +23,9 @@ pub(crate) fn tree<M: FrozenMem>(mem: &M, addr: PhysAddr, max: u64) -> Result<Fd
     parse(mem.bytes(addr, len as usize)?, addr)
 }
 
+/// Bytes that are looked at before a tree's size is known.
+pub(crate) const MIN_SIZE: u64 = 8;
+
 /// The first two words of the header of the tree at `addr`. The size is at least theirs.
 pub(crate) fn magic_and_size<M: FrozenMem>(mem: &M, addr: PhysAddr) -> Result<(u32, u32), Fault> {
     let [magic, size]: &[U32; 2] = read::object(mem, addr)?;

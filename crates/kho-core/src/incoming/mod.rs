@@ -168,7 +168,7 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
         root.check_names(workspace)
             .map_err(|fault| Part::RootFdt.is(fault))?;
         let fault = |fault| Part::Map.is(fault);
-        let generation = root.decide(mem, page, v1_bitmaps).map_err(fault)?;
+        let generation = root.decide(mem, page, &ram, v1_bitmaps).map_err(fault)?;
         let mut map = Map::new(mem, page, generation, root.map());
         map.check_nodes(&ram, &scratch, workspace).map_err(fault)?;
         let mut spread = Spread::NONE;

@@ -89,6 +89,8 @@ impl<'a> Scratch<'a> {
                 max: MAX_SCRATCH * entry,
             }));
         }
+        ram.range(addr, size)
+            .map_err(|fault| Part::Scratch.is(fault))?;
         let areas = read::array(mem, addr, (size / entry) as usize)
             .map_err(|cause| Part::Scratch.is(cause.into()))?;
         let scratch = Self(areas);

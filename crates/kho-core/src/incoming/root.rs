@@ -81,6 +81,8 @@ impl<'a> RootFdt<'a> {
         if at == PhysAddr::new(0) {
             return Err(Fault::NoHandover);
         }
+        // What is not RAM may be registers: it is not read at all.
+        ram.range(at, fdt::MIN_SIZE)?;
         let fdt = fdt::tree(mem, at, boot.fdt_size)?;
         let root = Self::from_fdt(fdt, at)?;
         ram.range(at, root.total_size() as u64)?;
@@ -156,13 +158,14 @@ impl<'a> RootFdt<'a> {
         &self,
         mem: &M,
         page: PageSize,
+        ram: &Ram<'_>,
         told: Option<V1Bitmaps>,
     ) -> Result<Generation, Fault> {
         if let Format::Known(generation) = self.format {
             return Ok(generation);
         }
         let at = self.map;
-        match (told, Map::proves_small(mem, page, at)?) {
+        match (told, Map::proves_small(mem, page, ram, at)?) {
             (Some(V1Bitmaps::Small), _) | (None, true) => Ok(Generation::V1Small),
             (Some(V1Bitmaps::Page), false) => Ok(Generation::V1Page),
             (Some(V1Bitmaps::Page), true) => Err(Fault::NotPageBitmaps { at }),
@@ -268,6 +271,10 @@ impl<'a> RootFdt<'a> {
         node: FdtNode<'a>,
         claims: &mut Claims<'_, 'a, M>,
     ) -> Result<(), Fault> {
+        if let Some(addr) = fdt::number(node, self.format.blob_property()) {
+            // Its size may have to be read from it.
+            claims.is_preserved(PhysAddr::new(addr))?;
+        }
         let Some(blob) = self.subtree(mem, node)? else {
             return Ok(());
         };
@@ -336,8 +343,16 @@ impl<'a> RootFdt<'a> {
         &self,
         mem: &'a M,
     ) -> impl Iterator<Item = Subtree<'a>> + use<'a, M> {
+        self.try_subtrees(mem).flatten()
+    }
+
+    /// As [`RootFdt::subtrees`]; memory may not be there any more.
+    pub(crate) fn try_subtrees<M: FrozenMem>(
+        &self,
+        mem: &'a M,
+    ) -> impl Iterator<Item = Result<Subtree<'a>, Fault>> + use<'a, M> {
         let root = *self;
         root.blob_nodes()
-            .filter_map(move |node| root.subtree(mem, node).ok().flatten())
+            .filter_map(move |node| root.subtree(mem, node).transpose())
     }
 }

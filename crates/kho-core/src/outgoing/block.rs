@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::marker::PhantomData;
 
 use kho_abi::block::{BlockHeader, MAX_BLOCKS, capacity, fits_a_block};
-use kho_hal::{PageAlloc, PhysAddr, PhysMem};
+use kho_hal::{Order, PageAlloc, PhysAddr, PhysMem};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::outgoing::page::{free_page, new_page};
@@ -49,8 +49,8 @@ impl<T: FromBytes + IntoBytes + Immutable> BlockSet<T> {
     /// Makes room for exactly `len` entries, adding zeroed ones or cutting off the last.
     ///
     /// # Errors
-    /// [`OutgoingError::TooMany`] above 10,000 blocks, and those of [`Tracker::alloc_preserved`];
-    /// then nothing has changed. Cutting off never fails.
+    /// [`OutgoingError::TooMany`] above 10,000 blocks, those of [`Tracker::alloc_preserved`], and
+    /// [`OutgoingError::Memory`]; then nothing has changed.
     pub fn resize<M: PhysMem, A: PageAlloc, N: Nodes>(
         &mut self,
         tracker: &Tracker<'_, M, A, N>,
@@ -65,15 +65,14 @@ impl<T: FromBytes + IntoBytes + Immutable> BlockSet<T> {
         }
         let before = self.blocks.len();
         if len < self.len {
-            // The last block that stays becomes the last; only then are the others freed.
-            Self::link(
-                tracker,
-                self.blocks.get(..blocks).unwrap_or_default(),
-                capacity,
-                len,
-            )?;
+            self.unpreserve_from(tracker, blocks)?;
+            let kept = self.blocks.get(..blocks).unwrap_or_default();
+            if let Err(error) = Self::link(tracker, kept, capacity, len) {
+                self.preserve_from(tracker, blocks);
+                return Err(error);
+            }
             self.len = len;
-            Self::free(tracker, &mut self.blocks, blocks);
+            self.free_from(tracker, blocks);
             return Ok(());
         }
         let mut grow = || {
@@ -97,6 +96,45 @@ impl<T: FromBytes + IntoBytes + Immutable> BlockSet<T> {
         }
         self.len = len;
         Ok(())
+    }
+
+    /// Unpreserves all blocks but the first `keep`; on an error none of them.
+    pub(crate) fn unpreserve_from<M: PhysMem, A: PageAlloc, N: Nodes>(
+        &self,
+        tracker: &Tracker<'_, M, A, N>,
+        keep: usize,
+    ) -> Result<(), OutgoingError> {
+        for (i, &block) in self.blocks.iter().enumerate().skip(keep) {
+            if let Err(error) = tracker.unpreserve_folio(block, Order::ZERO) {
+                for &done in self.blocks.get(keep..i).unwrap_or_default() {
+                    let _ = tracker.preserve_folio(done, Order::ZERO);
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Undoes [`BlockSet::unpreserve_from`], a moment later.
+    pub(crate) fn preserve_from<M: PhysMem, A: PageAlloc, N: Nodes>(
+        &self,
+        tracker: &Tracker<'_, M, A, N>,
+        keep: usize,
+    ) {
+        for &block in self.blocks.get(keep..).unwrap_or_default() {
+            let _ = tracker.preserve_folio(block, Order::ZERO);
+        }
+    }
+
+    /// Frees all blocks but the first `keep`, which are not preserved any more.
+    pub(crate) fn free_from<M: PhysMem, A: PageAlloc, N: Nodes>(
+        &mut self,
+        tracker: &Tracker<'_, M, A, N>,
+        keep: usize,
+    ) {
+        for block in self.blocks.split_off(keep.min(self.blocks.len())) {
+            tracker.page_alloc().free(block, Order::ZERO);
+        }
     }
 
     /// Frees all blocks but the first `keep`.

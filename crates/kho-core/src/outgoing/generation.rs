@@ -133,11 +133,19 @@ where
         let filled = all_orders(self.page).try_for_each(|order| {
             self.runs(order, &mut |run| tracker.preserve_run(run.range, run.order))
         });
-        if let Err(error) = filled {
+        let before = self.pages.len();
+        let listed = filled.and_then(|()| {
+            tracker.tree().visit_nodes(0, &mut |page| {
+                self.pages.push((page, Order::ZERO));
+                Ok(())
+            })
+        });
+        if let Err(error) = listed {
+            // All of them go with the tree.
+            self.pages.truncate(before);
             tracker.destroy();
             return Err(error);
         }
-        tracker.for_each_page(|page| self.pages.push((page, Order::ZERO)));
         Ok(tracker.root())
     }
 

@@ -134,8 +134,14 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Outgoing<'s, M, A, N> {
             let addr = blob.start();
             return Err(OutgoingError::NotPreserved { addr, order });
         }
-        self.remove_subtree(name)?;
-        self.tracker.free_preserved(blob.start(), order)
+        self.tracker.unpreserve_folio(blob.start(), order)?;
+        if let Err(error) = self.remove_subtree(name) {
+            // Unpreserved a moment ago.
+            let _ = self.tracker.preserve_folio(blob.start(), order);
+            return Err(error);
+        }
+        self.tracker.page_alloc().free(blob.start(), order);
+        Ok(())
     }
 
     /// The sub-blob of this name.
@@ -213,6 +219,7 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Outgoing<'s, M, A, N> {
         }
         .write()?;
         finalized.pages = written.pages;
+        self.refuse_scratch(&finalized.pages)?;
         finalized.boot.fdt_addr = written.fdt;
         finalized.boot.fdt_size = written.fdt_size;
         Ok(finalized)
@@ -243,9 +250,30 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Outgoing<'s, M, A, N> {
             finalized.frozen += 1;
         }
         self.tracker.check_disjoint()?;
+        let mut pages = Vec::new();
+        let tree = self.tracker.tree();
+        tree.visit_nodes::<OutgoingError>(0, &mut |page| {
+            pages.push((page, Order::ZERO));
+            Ok(())
+        })?;
+        self.refuse_scratch(&pages)?;
         finalized.boot.scratch_size =
             write_scratch_array(self.tracker.mem(), scratch_array, self.tracker.scratch())?;
         Ok(finalized)
+    }
+
+    /// Refuses a map in scratch: the successor would overwrite it before it has read it. Allocators
+    /// must not give such pages, but those of Linux have.
+    fn refuse_scratch(&self, pages: &[(PhysAddr, Order)]) -> Result<(), OutgoingError> {
+        let page = self.tracker.page_size();
+        for &(addr, order) in pages {
+            let range = PhysRange::folio(addr, order, page).unwrap_or_default();
+            let mut areas = self.tracker.scratch().iter();
+            if let Some(&scratch) = areas.find(|area| area.overlaps(range)) {
+                return Err(OutgoingError::InScratch { range, scratch });
+            }
+        }
+        Ok(())
     }
 
     /// Gives the description's page and the tree's pages back. What was preserved by others is

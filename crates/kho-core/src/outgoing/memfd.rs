@@ -69,8 +69,8 @@ pub fn preserve<M: PhysMem, A: PageAlloc, N: Nodes>(
 /// Undoes [`preserve`]: the folios are their owner's again, the rest is freed.
 ///
 /// # Errors
-/// [`OutgoingError::NotPreserved`] with the first folio that is not preserved; then nothing is
-/// undone.
+/// [`OutgoingError::NotPreserved`] with the first folio that is not preserved, and those of
+/// [`vmalloc::unpreserve`]; then nothing is undone.
 pub fn unpreserve<M: PhysMem, A: PageAlloc, N: Nodes>(
     tracker: &Tracker<'_, M, A, N>,
     file: MemfdFile<'_>,
@@ -81,13 +81,31 @@ pub fn unpreserve<M: PhysMem, A: PageAlloc, N: Nodes>(
             return Err(OutgoingError::NotPreserved { addr, order });
         }
     }
-    tracker.free_preserved(preserved.descriptor, Order::ZERO)?;
-    if let Some(list) = &preserved.list {
-        free_array(tracker, list)?;
+    let descriptor = Folio {
+        addr: preserved.descriptor,
+        order: Order::ZERO,
+    };
+    let folios = file.folios.iter().map(|&(_, folio)| folio);
+    let all = folios.chain([descriptor]);
+    let mut done = 0;
+    let mut unpreserve = || {
+        for folio in all.clone() {
+            tracker.unpreserve_folio(folio.addr, folio.order)?;
+            done += 1;
+        }
+        match &preserved.list {
+            Some(list) => free_array(tracker, list),
+            None => Ok(()),
+        }
+    };
+    if let Err(error) = unpreserve() {
+        for folio in all.take(done) {
+            // Unpreserved a moment ago.
+            let _ = tracker.preserve_folio(folio.addr, folio.order);
+        }
+        return Err(error);
     }
-    for (_, folio) in file.folios {
-        let _ = tracker.unpreserve_folio(folio.addr, folio.order);
-    }
+    tracker.page_alloc().free(descriptor.addr, descriptor.order);
     Ok(())
 }
 

@@ -71,7 +71,8 @@ pub fn preserve<M: PhysMem, A: PageAlloc, N: Nodes>(
 ///
 /// # Errors
 /// [`OutgoingError::NotPreserved`] if a page of the area is not preserved, and
-/// [`OutgoingError::Memory`]; then nothing is undone.
+/// [`OutgoingError::Memory`]; then nothing is undone. Memory that fails as the list's own pages are
+/// freed, at the very end, leaves those allocated that it led to.
 pub fn unpreserve<M: PhysMem, A: PageAlloc, N: Nodes>(
     tracker: &Tracker<'_, M, A, N>,
     descriptor: &KhoVmalloc,
@@ -81,9 +82,31 @@ pub fn unpreserve<M: PhysMem, A: PageAlloc, N: Nodes>(
         descriptor: *descriptor,
     };
     list.for_each(tracker, |group| tracker.check_pages_preserved(group))?;
-    list.for_each(tracker, |group| tracker.unpreserve_pages(group))?;
-    list.free(tracker);
-    Ok(())
+    let mut done = 0;
+    let unpreserved = list
+        .for_each(tracker, |group| {
+            tracker.unpreserve_pages(group)?;
+            done += 1;
+            Ok(())
+        })
+        .and_then(|()| list.unpreserve_chunks(tracker));
+    if let Err(error) = unpreserved {
+        let mut left = done;
+        let _ = list.for_each(tracker, |group| {
+            if left > 0 {
+                left -= 1;
+                tracker.preserve_pages(group)?;
+            }
+            Ok(())
+        });
+        return Err(error);
+    }
+    list.for_each_chunk(tracker, |chunk| {
+        tracker.page_alloc().free(chunk, Order::ZERO);
+        Ok(())
+    })
+    // The area is no longer preserved. Pages of the list that cannot be read any more are lost.
+    .or(Ok(()))
 }
 
 /// Calls `visit` with each group of the area that `descriptor` leads to, in order.
@@ -167,20 +190,46 @@ impl List {
         Ok(())
     }
 
-    /// Frees the pages of the list, as far as it was written.
-    fn free<M: PhysMem, A: PageAlloc, N: Nodes>(&self, tracker: &Tracker<'_, M, A, N>) {
+    /// Calls `visit` with each page of the list, which may free it.
+    fn for_each_chunk<M: PhysMem, A: PageAlloc, N: Nodes>(
+        &self,
+        tracker: &Tracker<'_, M, A, N>,
+        mut visit: impl FnMut(PhysAddr) -> Result<(), OutgoingError>,
+    ) -> Result<(), OutgoingError> {
         let mut chunk = PhysAddr::new(self.descriptor.first.get());
         while chunk.as_u64() != 0 {
-            let next = tracker
-                .mem()
-                .words(chunk, 1)
-                .ok()
-                .and_then(|words| words.first());
-            let next = next.map_or(0, |word| word.load(Ordering::Relaxed));
-            if tracker.free_preserved(chunk, Order::ZERO).is_err() {
-                return;
-            }
+            let words = tracker.mem().words(chunk, 1)?;
+            let next = words.first().map_or(0, |word| word.load(Ordering::Relaxed));
+            visit(chunk)?;
             chunk = PhysAddr::new(next);
         }
+        Ok(())
+    }
+
+    /// Unpreserves the pages of the list; on an error none of them.
+    fn unpreserve_chunks<M: PhysMem, A: PageAlloc, N: Nodes>(
+        &self,
+        tracker: &Tracker<'_, M, A, N>,
+    ) -> Result<(), OutgoingError> {
+        let mut done = 0;
+        self.for_each_chunk(tracker, |chunk| {
+            tracker.unpreserve_folio(chunk, Order::ZERO)?;
+            done += 1;
+            Ok(())
+        })
+        .inspect_err(|_| {
+            let _ = self.for_each_chunk(tracker, |chunk| {
+                if done > 0 {
+                    done -= 1;
+                    tracker.preserve_folio(chunk, Order::ZERO)?;
+                }
+                Ok(())
+            });
+        })
+    }
+
+    /// Frees the pages of the list, as far as it was written.
+    fn free<M: PhysMem, A: PageAlloc, N: Nodes>(&self, tracker: &Tracker<'_, M, A, N>) {
+        let _ = self.for_each_chunk(tracker, |chunk| tracker.free_preserved(chunk, Order::ZERO));
     }
 }

@@ -38,7 +38,7 @@ fn alternate(bench: &Bench, name: &str, turns: u32) -> Result<()> {
         &linux_cmdline(bench.arch, "start"),
     )
     .initrd(first)
-    .limit(60 + 20 * u64::from(turns))
+    .limit(180 + 30 * u64::from(turns))
     .run()?;
     let origin = run.boot(0, "linux")?;
     check_found(run.boot(1, "bare-metal")?, origin)?;

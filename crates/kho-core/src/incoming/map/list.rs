@@ -148,9 +148,19 @@ impl<'a, M: FrozenMem> List<'a, M> {
         })
     }
 
-    /// Calls `visit` with each chunk until it returns false. Finds a cycle with two pointers, one
-    /// of which stays behind.
+    /// Calls `visit` with each chunk until it returns false.
     fn walk(&self, visit: &mut dyn FnMut(Chunk<'a>) -> Result<bool, Fault>) -> Result<(), Fault> {
+        // That the chunks are RAM was checked before.
+        self.walk_in(&Ram::Unknown, visit)
+    }
+
+    /// Calls `visit` with each chunk until it returns false; reads none that is not in `ram`. Finds
+    /// a cycle with two pointers, one of which stays behind.
+    fn walk_in(
+        &self,
+        ram: &Ram<'_>,
+        visit: &mut dyn FnMut(Chunk<'a>) -> Result<bool, Fault>,
+    ) -> Result<(), Fault> {
         let mut behind = self.head;
         let (mut steps, mut limit) = (0u64, 1u64);
         let mut at = self.head;
@@ -158,6 +168,7 @@ impl<'a, M: FrozenMem> List<'a, M> {
             if !at.is_page_aligned(self.page) {
                 return Err(Fault::Misaligned { addr: at });
             }
+            ram.range(at, self.page.bytes())?;
             let chunk = self.chunk(at)?;
             if !visit(chunk)? {
                 return Ok(());
@@ -196,9 +207,9 @@ impl<'a, M: FrozenMem> List<'a, M> {
     }
 
     /// Whether something in the list is impossible with bitmaps of a page.
-    pub(super) fn proves_small(&self) -> Result<bool, Fault> {
+    pub(super) fn proves_small(&self, ram: &Ram<'_>) -> Result<bool, Fault> {
         let mut proved = false;
-        self.walk(&mut |chunk| {
+        self.walk_in(ram, &mut |chunk| {
             let cover = self.cover_shift(chunk.order, V1Bitmaps::Page);
             proved = chunk.entries.iter().any(|entry| {
                 let bitmap = PhysAddr::new(entry.bitmap.get());
@@ -229,7 +240,7 @@ impl<'a, M: FrozenMem> List<'a, M> {
         // By order: one more than where the last bitmap starts.
         let mut after = [0; 64];
         let (mut sorted, mut chunks, mut entries) = (true, 0, 0);
-        self.walk(&mut |chunk| {
+        self.walk_in(ram, &mut |chunk| {
             check_page(chunk.at, self.page.bytes(), ram, scratch)?;
             chunks += 1;
             entries += chunk.entries.len() as u64;

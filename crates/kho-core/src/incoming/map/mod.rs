@@ -62,8 +62,13 @@ impl<'a, M: FrozenMem> Map<'a, M> {
     }
 
     /// Whether a list of chunks that starts at `start` can only be one of 512-byte bitmaps.
-    pub(crate) fn proves_small(mem: &'a M, page: PageSize, start: PhysAddr) -> Result<bool, Fault> {
-        List::new(mem, page, start, Header::V1, V1Bitmaps::Small).proves_small()
+    pub(crate) fn proves_small(
+        mem: &'a M,
+        page: PageSize,
+        ram: &Ram<'_>,
+        start: PhysAddr,
+    ) -> Result<bool, Fault> {
+        List::new(mem, page, start, Header::V1, V1Bitmaps::Small).proves_small(ram)
     }
 
     pub(crate) fn page(&self) -> PageSize {

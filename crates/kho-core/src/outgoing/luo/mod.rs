@@ -140,8 +140,13 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Luo<Tracker<'s, M, A, N>> {
             self.unfreeze(tracker);
         }
         let _ = outgoing.remove_blob(NODE);
-        while let Some((_, session)) = self.sessions.pop_last() {
-            session.destroy(tracker, &mut self.flbs);
+        while let Some((_, mut session)) = self.sessions.pop_last() {
+            // Should memory fail, the blocks are lost: they cannot be used while they are preserved.
+            if session.unpreserve_blocks(tracker).is_ok() {
+                session.destroy(tracker, &mut self.flbs);
+            } else {
+                session.abandon(tracker, &mut self.flbs);
+            }
         }
         let _ = self.session_blocks.resize(tracker, 0);
         self.flbs.destroy(tracker);
@@ -192,7 +197,7 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Luo<Tracker<'s, M, A, N>> {
     /// Unpreserves all files of a session, the last first, and forgets it.
     ///
     /// # Errors
-    /// [`OutgoingError::Busy`] while frozen, [`OutgoingError::Unknown`].
+    /// [`OutgoingError::Busy`] while frozen, [`OutgoingError::Unknown`], [`OutgoingError::Memory`].
     pub fn destroy_session(
         &mut self,
         tracker: &Tracker<'s, M, A, N>,
@@ -200,16 +205,23 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Luo<Tracker<'s, M, A, N>> {
     ) -> Result<(), OutgoingError> {
         self.refuse_frozen()?;
         let name = Name::new(name).map_err(|_| OutgoingError::Unknown)?;
-        let number = self.numbers.remove(&name).ok_or(OutgoingError::Unknown)?;
-        let session = self
-            .sessions
-            .remove(&number)
-            .ok_or(OutgoingError::Unknown)?;
-        for identity in session.identities() {
-            self.identities.remove(&identity);
+        let number = *self.numbers.get(&name).ok_or(OutgoingError::Unknown)?;
+        let session = self.sessions.get(&number).ok_or(OutgoingError::Unknown)?;
+        // What can fail comes first.
+        session.unpreserve_blocks(tracker)?;
+        let left = self.sessions.len() - 1;
+        if let Err(error) = self.session_blocks.resize(tracker, left) {
+            session.preserve_blocks(tracker);
+            return Err(error);
         }
-        session.destroy(tracker, &mut self.flbs);
-        self.session_blocks.resize(tracker, self.sessions.len())
+        self.numbers.remove(&name);
+        if let Some(session) = self.sessions.remove(&number) {
+            for identity in session.identities() {
+                self.identities.remove(&identity);
+            }
+            session.destroy(tracker, &mut self.flbs);
+        }
+        Ok(())
     }
 
     /// Preserves `file` in a session, under `token`.

@@ -79,15 +79,40 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Session<Tracker<'s, M, A, N>> {
                 Ok(())
             }
             Err(error) => {
-                // Cutting off does not fail.
+                // Should memory fail, it is cut off when the session is frozen.
                 let _ = self.file_blocks.resize(tracker, self.files.len());
                 Err(error)
             }
         }
     }
 
+    /// Unpreserves the blocks of files: what can fail when a session is destroyed.
+    pub(super) fn unpreserve_blocks(
+        &self,
+        tracker: &Tracker<'s, M, A, N>,
+    ) -> Result<(), OutgoingError> {
+        self.file_blocks.unpreserve_from(tracker, 0)
+    }
+
+    /// Undoes [`Session::unpreserve_blocks`].
+    pub(super) fn preserve_blocks(&self, tracker: &Tracker<'s, M, A, N>) {
+        self.file_blocks.preserve_from(tracker, 0);
+    }
+
+    /// Unpreserves all files, the last first, and frees the blocks, which are not preserved any
+    /// more.
     pub(super) fn destroy(
         mut self,
+        tracker: &Tracker<'s, M, A, N>,
+        flbs: &mut Flbs<Tracker<'s, M, A, N>>,
+    ) {
+        self.abandon(tracker, flbs);
+        self.file_blocks.free_from(tracker, 0);
+    }
+
+    /// Unpreserves all files, the last first.
+    pub(super) fn abandon(
+        &mut self,
         tracker: &Tracker<'s, M, A, N>,
         flbs: &mut Flbs<Tracker<'s, M, A, N>>,
     ) {
@@ -95,11 +120,11 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Session<Tracker<'s, M, A, N>> {
             preserved.file.unpreserve(tracker);
             flbs.release(tracker, &preserved.flbs);
         }
-        let _ = self.file_blocks.resize(tracker, 0);
     }
 
     /// Freezes all files and writes them out; on an error none is frozen.
     pub(super) fn freeze(&mut self, tracker: &Tracker<'s, M, A, N>) -> Result<(), OutgoingError> {
+        self.file_blocks.resize(tracker, self.files.len())?;
         for i in 0..self.files.len() {
             let frozen = self.freeze_file(tracker, i);
             if let Err((error, done)) = frozen {

@@ -1,0 +1,359 @@
+//! The bytes of every format, written out: a layout cannot change unnoticed.
+//!
+//! If a test here fails, either the change is a mistake, or the format has changed. Then its
+//! version string must change as well, here and in the reader: a successor goes by that string, and
+//! one that reads other bytes under the same string takes them for something else.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test panics when it fails"
+)]
+
+use kho_abi::Name;
+use kho_abi::block::{BlockHeader, capacity};
+use kho_abi::boot::{KhoData, KhoScratch, SETUP_KEXEC_KHO, SetupData};
+use kho_abi::chunk::{self, ChunkEntry, ChunkHeader, SketchChunkHeader, V1Bitmaps};
+use kho_abi::fdt::{self, Generation};
+use kho_abi::luo::{self, LuoFileSer, LuoFlbHeaderSer, LuoFlbSer, LuoSer, LuoSessionSer};
+use kho_abi::memfd::{self, MemfdFolioSer, MemfdSer};
+use kho_abi::metadata::{self, KexecMetadata};
+use kho_abi::radix::{self, Key};
+use kho_abi::vmalloc::{self, KhoVmalloc};
+use kho_abi::{memblock, pci, pcsc};
+use kho_hal::{Order, PageSize, Pfn};
+use zerocopy::IntoBytes;
+
+const CHANGED: &str =
+    "the layout has changed: so must its version string (see the top of this file)";
+
+/// Version and bytes together are the golden text.
+#[track_caller]
+fn golden(version: &str, bytes: &[u8], expected: &str) {
+    let hex = |word: &[u8]| word.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let words: Vec<_> = bytes.chunks(8).map(hex).collect();
+    assert_eq!(
+        format!("{version}: {}", words.join(" ")),
+        expected,
+        "{CHANGED}"
+    );
+}
+
+fn name<const N: usize>(text: &str) -> Name<N> {
+    Name::new(text).unwrap()
+}
+
+const ROOT: &str = Generation::V4.compatible();
+
+#[test]
+fn boot_data() {
+    let node = SetupData {
+        next: 0x1122_3344_5566_7788.into(),
+        kind: SETUP_KEXEC_KHO.into(),
+        len: 32.into(),
+    };
+    golden(
+        "setup_data",
+        node.as_bytes(),
+        "setup_data: 8877665544332211 0a00000020000000",
+    );
+    let data = KhoData {
+        fdt_addr: 1.into(),
+        fdt_size: 2.into(),
+        scratch_addr: 3.into(),
+        scratch_size: 4.into(),
+    };
+    golden(
+        "setup_data",
+        data.as_bytes(),
+        "setup_data: 0100000000000000 0200000000000000 0300000000000000 0400000000000000",
+    );
+    let area = KhoScratch {
+        addr: 5.into(),
+        size: 6.into(),
+    };
+    golden(
+        "scratch",
+        area.as_bytes(),
+        "scratch: 0500000000000000 0600000000000000",
+    );
+}
+
+/// Names and strings of the description, and which generation has which.
+#[test]
+fn description() {
+    assert_eq!(
+        Generation::ALL.map(Generation::compatible),
+        [
+            "linux-kho,v1",
+            "kho-v1",
+            "kho-v1",
+            "kho-v1",
+            "kho-v2",
+            "kho-v3",
+            "kho-v4"
+        ]
+    );
+    let names = [
+        fdt::PRESERVED_MEMORY_MAP,
+        fdt::PRESERVED_DATA,
+        fdt::BLOB_SIZE,
+        fdt::FDT,
+        fdt::PRESERVED_FOLIO_MAP,
+        fdt::PRESERVED_MEMORY,
+        fdt::METADATA,
+        memblock::NODE,
+        memblock::COMPATIBLE,
+        memblock::REGION_COMPATIBLE,
+        memblock::START,
+        memblock::SIZE,
+        luo::NODE,
+        metadata::NODE,
+        pcsc::NODE,
+        pcsc::VERSION,
+        pcsc::RULES,
+        pcsc::DATA,
+    ];
+    assert_eq!(
+        names.join(" "),
+        "preserved-memory-map preserved-data blob-size fdt preserved-folio-map preserved-memory \
+         metadata memblock memblock-v1 reserve-mem-v1 start size LUO kexec-metadata pcsc pcsc-v1 \
+         pv da"
+    );
+}
+
+/// The same folios at each page size: the way through the tree to each, and its bit in the leaf.
+#[test]
+fn radix_tree() {
+    let mut found = Vec::new();
+    for page in PageSize::ALL {
+        for (pfn, order) in [(0x1_2345, 0), (0x40_0000, 9)] {
+            let addr = Pfn::new(pfn).addr(page).unwrap();
+            let key = Key::encode(addr, Order::new(order).unwrap(), page).unwrap();
+            let index = |level| radix::table_index(key, level, page);
+            let path: Vec<_> = (1..radix::depth(page)).rev().map(index).collect();
+            let bit = radix::leaf_bit(key, page);
+            found.push(format!("{ROOT}, {}: {path:x?} {bit:x}", page.bytes()));
+        }
+    }
+    assert_eq!(
+        found,
+        [
+            "kho-v4, 4096: [2, 0, 0, 0, 2] 2345",
+            "kho-v4, 4096: [0, 2, 0, 0, 0] 2000",
+            "kho-v4, 16384: [1, 0, 0, 0] 12345",
+            "kho-v4, 16384: [0, 4, 0, 0] 2000",
+            "kho-v4, 65536: [8, 0, 0] 12345",
+            "kho-v4, 65536: [0, 80, 0] 2000",
+        ],
+        "{CHANGED}"
+    );
+}
+
+#[test]
+fn chunks() {
+    let (next, order, num_elms) = (1.into(), 2.into(), 3.into());
+    let header = ChunkHeader {
+        next,
+        order,
+        num_elms,
+    };
+    golden(
+        "kho-v1",
+        header.as_bytes(),
+        "kho-v1: 0100000000000000 0200000003000000",
+    );
+    let header = SketchChunkHeader {
+        order,
+        num_elms,
+        next,
+    };
+    golden(
+        "linux-kho,v1",
+        header.as_bytes(),
+        "linux-kho,v1: 0200000003000000 0100000000000000",
+    );
+    let entry = ChunkEntry {
+        phys_start: 4.into(),
+        bitmap: 5.into(),
+    };
+    golden(
+        "kho-v1",
+        entry.as_bytes(),
+        "kho-v1: 0400000000000000 0500000000000000",
+    );
+    let sizes = PageSize::ALL.map(|page| {
+        let bitmaps = [V1Bitmaps::Small, V1Bitmaps::Page].map(|bitmaps| bitmaps.bytes(page));
+        (chunk::chunk_capacity(page), bitmaps)
+    });
+    let expected = [
+        (255, [512, 4096]),
+        (1023, [512, 16384]),
+        (4095, [512, 65536]),
+    ];
+    assert_eq!(sizes, expected, "{CHANGED}");
+}
+
+#[test]
+fn lists_and_blocks() {
+    let list = KhoVmalloc {
+        first: 1.into(),
+        total_pages: 2.into(),
+        flags: vmalloc::FLAG_VM_ALLOW_HUGE.into(),
+        order: 3.into(),
+    };
+    golden(
+        ROOT,
+        list.as_bytes(),
+        "kho-v4: 0100000000000000 0200000002000300",
+    );
+    let header = BlockHeader {
+        next: 1.into(),
+        count: 2.into(),
+    };
+    golden(
+        ROOT,
+        header.as_bytes(),
+        "kho-v4: 0100000000000000 0200000000000000",
+    );
+    let counts = PageSize::ALL.map(|page| {
+        let blocks = [80, 64, 8].map(|size| capacity(size, page));
+        (vmalloc::chunk_capacity(page), blocks, luo::max_flbs(page))
+    });
+    let expected = [
+        (511, [51, 63, 510], 63),
+        (2047, [204, 255, 2046], 255),
+        (8191, [819, 1023, 8190], 1023),
+    ];
+    assert_eq!(counts, expected, "{CHANGED}");
+}
+
+#[test]
+fn live_update() {
+    let ser = LuoSer {
+        compatible: name(luo::COMPATIBLE),
+        liveupdate_num: 1.into(),
+        sessions_pa: 2.into(),
+        flbs_pa: 3.into(),
+    };
+    golden(
+        luo::COMPATIBLE,
+        ser.as_bytes(),
+        "luo-v5: 6c756f2d76350000 0100000000000000 0200000000000000 0300000000000000",
+    );
+    // Each starts with a name; its end and the numbers behind it.
+    let session = LuoSessionSer {
+        name: name("s"),
+        files: 1.into(),
+        count: 2.into(),
+    };
+    let file = LuoFileSer {
+        compatible: name("f"),
+        data: 1.into(),
+        token: 2.into(),
+    };
+    let object = LuoFlbSer {
+        name: name("o"),
+        data: 1.into(),
+        count: 2.into(),
+    };
+    for bytes in [
+        &session.as_bytes()[56..],
+        &file.as_bytes()[40..],
+        &object.as_bytes()[40..],
+    ] {
+        golden(
+            luo::COMPATIBLE,
+            bytes,
+            "luo-v5: 0000000000000000 0100000000000000 0200000000000000",
+        );
+    }
+    let header = LuoFlbHeaderSer {
+        pgcnt: 1.into(),
+        count: 2.into(),
+    };
+    golden(
+        luo::COMPATIBLE,
+        header.as_bytes(),
+        "luo-v5: 0100000000000000 0200000000000000",
+    );
+}
+
+#[test]
+fn memory_file() {
+    let folios = KhoVmalloc {
+        first: 6.into(),
+        total_pages: 7.into(),
+        flags: 8.into(),
+        order: 9.into(),
+    };
+    let file = MemfdSer {
+        pos: 1.into(),
+        size: 2.into(),
+        seals: 3.into(),
+        flags: 4.into(),
+        nr_folios: 5.into(),
+        folios,
+    };
+    golden(
+        memfd::COMPATIBLE,
+        file.as_bytes(),
+        "memfd-v2: 0100000000000000 0200000000000000 0300000004000000 0500000000000000 \
+         0600000000000000 0700000008000900",
+    );
+    let folio = MemfdFolioSer::new(Pfn::new(0x12345), memfd::FOLIO_UPTODATE, 1).unwrap();
+    golden(
+        memfd::COMPATIBLE,
+        folio.as_bytes(),
+        "memfd-v2: 4523010000002000 0100000000000000",
+    );
+}
+
+#[test]
+fn kexec_metadata() {
+    let metadata = KexecMetadata {
+        version: metadata::VERSION.into(),
+        previous_release: name("r"),
+        kexec_count: 2.into(),
+    };
+    let bytes = metadata.as_bytes();
+    let ends = [&bytes[..8], &bytes[bytes.len() - 8..]].concat();
+    let version = format!("version {}, {} bytes", metadata::VERSION, bytes.len());
+    golden(
+        &version,
+        &ends,
+        "version 1, 73 bytes: 0100000072000000 0000000002000000",
+    );
+}
+
+#[test]
+fn pci_functions_and_saved_spaces() {
+    let header = pci::v2::PciSer {
+        version: pci::v2::VERSION.into(),
+        nr_devices: 1.into(),
+        devices: 2.into(),
+    };
+    golden(
+        pci::v2::NAME,
+        header.as_bytes(),
+        "pci: 0200000001000000 0200000000000000",
+    );
+    let header = pci::v1::PciSer {
+        max_nr_devices: 1.into(),
+        nr_devices: 2.into(),
+    };
+    golden(
+        pci::v1::NAME,
+        header.as_bytes(),
+        "pci-v1: 0100000000000000 0200000000000000",
+    );
+    let sizes = [
+        size_of::<pcsc::PcscData>(),
+        size_of::<pcsc::PcscDataConventional>(),
+    ];
+    assert_eq!(
+        (pcsc::VERSION, sizes),
+        ("pcsc-v1", [5120, 320]),
+        "{CHANGED}"
+    );
+}
