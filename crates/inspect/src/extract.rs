@@ -8,7 +8,7 @@ use crate::image::Arch;
 use crate::memory::FileMem;
 
 /// Files above this many bytes are described, but their contents are left out.
-pub const MAX_CONTENT: u64 = 1 << 18;
+pub const MAX_CONTENT: u64 = 1 << 17;
 
 /// A core file with the pages of `memory` that were looked at.
 pub fn core(

@@ -51,7 +51,9 @@ impl Progress {
         let style = ProgressStyle::with_template(template);
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.set_message(self.what);
-        bar
+        // What was done before it showed says nothing about how fast it goes from here.
+        bar.with_position(self.done.get())
+            .with_elapsed(self.start.elapsed())
     }
 }
 

@@ -608,24 +608,6 @@ fn help_names_every_option() {
     assert!(help.lines().all(|line| line.len() <= 80));
 }
 
-/// What is extracted says the same as the whole, and has no more than that.
-#[test]
-fn extracts_the_handover_alone() {
-    for name in FIXTURES {
-        let whole = path(&format!("{name}.elf"));
-        let alone = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-alone.elf"));
-        let args = ["--extract", "-o", alone.to_str().unwrap()];
-        assert!(inspect(&args, &whole).status.success());
-        assert_eq!(json(&alone), json(&whole));
-        let size = |path: &Path| std::fs::metadata(path).unwrap().len();
-        assert!(size(&alone) <= size(&whole));
-        std::fs::remove_file(alone).unwrap();
-    }
-    let file = path("linux-7.3-x86_64.elf");
-    let both = ["--extract", "--convert", "v3", "-o", "x"];
-    assert_eq!(inspect(&both, &file).status.code(), Some(2));
-}
-
 /// A machine of 1 TiB: its description is all that is read, and the picture fits a screen.
 #[test]
 fn a_large_machine_is_shown_like_a_small_one() {
