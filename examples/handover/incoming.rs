@@ -5,11 +5,17 @@ use std::error::Error;
 use kho::core::BootData;
 use kho::core::incoming::{Incoming, Machine, Ram};
 use kho::hal::{FrozenMem, PhysRange};
+use kho_draw::{Kind, MemoryMap};
 
+use crate::Log;
 use crate::machine::{OOPS, PAGE, RAM, guest, pattern, range};
-use crate::step;
 
-pub fn run<M: FrozenMem>(memory: &M, boot: BootData) -> Result<(), Box<dyn Error>> {
+/// Takes over. What comes out is a map of what was found.
+pub fn run<M: FrozenMem>(
+    log: &Log,
+    memory: &M,
+    boot: BootData,
+) -> Result<MemoryMap, Box<dyn Error>> {
     let ram = RAM.map(range);
     let machine = Machine {
         page_size: PAGE,
@@ -17,19 +23,19 @@ pub fn run<M: FrozenMem>(memory: &M, boot: BootData) -> Result<(), Box<dyn Error
         v1_bitmaps: None,
     };
     let mut workspace = [0; 256];
-    let incoming = step("incoming", "check", || {
+    let incoming = log.step("incoming", "check", || {
         let incoming = Incoming::check(memory, boot, machine, &mut workspace)?;
         let generation = incoming.generation().compatible();
         Ok::<_, Box<dyn Error>>((incoming, generation.to_owned()))
     })?;
-    step("incoming", "list what is preserved", || {
+    log.step("incoming", "list what is preserved", || {
         let folios = incoming.folios().count();
         let bytes: u64 = incoming.extents().map(PhysRange::size).sum();
         let extents = incoming.extents().count();
         let found = format!("{folios} folios, {extents} extents, {} MiB", bytes >> 20);
         Ok::<_, Box<dyn Error>>(((), found))
     })?;
-    step("incoming", "sub-blobs and regions", || {
+    log.step("incoming", "sub-blobs and regions", || {
         let note = incoming.subtree("example").ok_or("the note is gone")?;
         let note = memory.bytes(note.range.start(), note.range.size() as usize)?;
         expect(note == b"a note from the predecessor", "the note")?;
@@ -45,7 +51,7 @@ pub fn run<M: FrozenMem>(memory: &M, boot: BootData) -> Result<(), Box<dyn Error
         let note = String::from_utf8_lossy(note);
         Ok::<_, Box<dyn Error>>(((), format!("{who} wrote {note:?}; oops at {}", oops.range)))
     })?;
-    step("incoming", "verify the guest's memory", || {
+    log.step("incoming", "verify the guest's memory", || {
         let luo = incoming.luo().known().ok_or("LUO is gone")?;
         let session = luo.session_named("vm0").ok_or("the session is gone")?;
         let file = session.file(0x10).and_then(|file| file.memfd());
@@ -69,7 +75,25 @@ pub fn run<M: FrozenMem>(memory: &M, boot: BootData) -> Result<(), Box<dyn Error
             "the end of the guest's memory",
         )?;
         Ok::<_, Box<dyn Error>>(((), format!("{} MiB, byte by byte", bytes >> 20)))
-    })
+    })?;
+    Ok(map(&incoming))
+}
+
+/// The machine's memory as the description has it.
+fn map<M: FrozenMem>(incoming: &Incoming<'_, M>) -> MemoryMap {
+    let mut map = MemoryMap::new();
+    for ram in RAM.map(range) {
+        map.add(ram, Kind::Other);
+    }
+    for area in incoming.scratch().areas() {
+        map.add(area, Kind::Scratch);
+    }
+    incoming.for_each_map_page(|page| map.add(page, Kind::Description));
+    for folio in incoming.folios() {
+        let folio = folio.range(PAGE);
+        map.add(folio, Kind::preserved(folio.size()));
+    }
+    map
 }
 
 fn expect(holds: bool, what: &str) -> Result<(), String> {

@@ -10,8 +10,8 @@ use kho::core::outgoing::{Nodes, Outgoing, OutgoingError, Tracker, metadata, res
 use kho::hal::sim::{SimAlloc, SimMemory};
 use kho::hal::{PageAlloc, PhysAddr, PhysMem, PhysRange};
 
+use crate::Log;
 use crate::machine::{HEAP, OOPS, PAGE, SCRATCH, SCRATCH_ARRAY, fill, guest, range};
-use crate::step;
 
 /// The guest's memory as a file.
 struct GuestMemory {
@@ -59,9 +59,9 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> LiveFile<Tracker<'s, M, A, N>> for 
 
 /// Runs until the jump. What comes out is all that the successor is told, and, for the simulation,
 /// the memory that may survive.
-pub fn run(memory: &SimMemory) -> Result<(BootData, Vec<PhysRange>), Box<dyn Error>> {
+pub fn run(log: &Log, memory: &SimMemory) -> Result<(BootData, Vec<PhysRange>), Box<dyn Error>> {
     let guest = guest();
-    step("outgoing", "fill the guest's memory", || {
+    log.step("outgoing", "fill the guest's memory", || {
         fill(memory, range(OOPS))?;
         for (_, folio) in &guest {
             fill(memory, folio.range(PAGE))?;
@@ -76,10 +76,10 @@ pub fn run(memory: &SimMemory) -> Result<(BootData, Vec<PhysRange>), Box<dyn Err
     let alloc = SimAlloc::new(memory, PAGE, [range(HEAP)]);
     let tracker = Tracker::new(memory, &alloc, PAGE, &scratch)?;
     let mut outgoing = Outgoing::new(tracker)?;
-    let mut luo = step("outgoing", "preserve", || {
+    let mut luo = log.step("outgoing", "preserve", || {
         preserve(&outgoing, guest.clone())
     })?;
-    let (boot, keep) = step("outgoing", "finalize", || {
+    let (boot, keep) = log.step("outgoing", "finalize", || {
         let keep = survivors(&outgoing, &alloc, &guest);
         let array = PhysAddr::new(SCRATCH_ARRAY);
         let boot = outgoing.finalize(array, &mut [&mut luo])?.hand_over();

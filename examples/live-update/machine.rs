@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use kho::hal::sim::pci::{SimBus, SimFunction, SriovShape};
 use kho::hal::walk::{CapId, walk_extended, walk_standard};
 use kho::hal::{Access, PciConfigAccess, Sbdf};
-use kho::pci_lu::{Device, Kind};
+use kho::pci_lu::{Bars, Device, Kind};
 
 use crate::oracle::Watched;
 
@@ -61,6 +61,8 @@ impl Machine {
                 template,
             }),
         );
+        // Asked for when nothing ran yet.
+        let sizes = |function| Bars::probe(&bus, function).ok();
         let mut functions = BTreeMap::new();
         for (function, kind, upstream) in [
             (ROOT, Kind::Bridge, None),
@@ -70,13 +72,16 @@ impl Machine {
             (CARD, Kind::Physical, None),
             (OTHER, Kind::Endpoint, None),
         ] {
-            functions.insert(function, device(kind, upstream));
+            functions.insert(function, device(kind, upstream, sizes(function)));
         }
         run(&bus);
         let places = bus.functions().into_iter();
         let virtual_functions: Vec<_> = places.filter(|f| !functions.contains_key(f)).collect();
         for &function in &virtual_functions {
-            functions.insert(function, device(Kind::Endpoint, Some(CARD)));
+            functions.insert(
+                function,
+                device(Kind::Endpoint, Some(CARD), Some(Bars::default())),
+            );
             set(&bus, function, 0x04, 4);
         }
         let owned = [&[NVME], virtual_functions.as_slice()].concat();
@@ -94,12 +99,13 @@ impl Machine {
     }
 }
 
-fn device(kind: Kind, upstream: Option<Sbdf>) -> Device {
+fn device(kind: Kind, upstream: Option<Sbdf>, bars: Option<Bars>) -> Device {
     Device {
         kind,
         is_virtual: upstream == Some(CARD),
         acs_quirk: false,
         upstream,
+        bars,
     }
 }
 

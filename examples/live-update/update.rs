@@ -2,14 +2,14 @@
 
 use std::error::Error;
 
-use kho::abi::pci::v2::NAME;
+use kho::abi::pci::{functions, v2};
 use kho::core::incoming::{Incoming, Machine as Layout};
 use kho::core::outgoing::luo::{LiveFile, Luo};
 use kho::core::outgoing::{Outgoing, OutgoingError};
 use kho::core::{BootData, Tracker};
 use kho::hal::sim::{SimAlloc, SimMemory};
 use kho::hal::{PageSize, PhysAddr, PhysRange, Sbdf};
-use kho::pci_lu::{Record, Registry};
+use kho::pci_lu::{Functions, OutgoingForm, Record, Registry, Setting, Settings};
 
 use crate::boot::{self, Written};
 use crate::machine::Machine;
@@ -30,7 +30,7 @@ impl<T> LiveFile<T> for Devices {
         1
     }
     fn flbs(&self) -> &[&str] {
-        &[NAME]
+        &[v2::NAME, functions::NAME]
     }
     fn preserve(&mut self, _: &T) -> Result<u64, OutgoingError> {
         Ok(0)
@@ -57,28 +57,34 @@ pub fn run(machine: &Machine) -> Result<Update, Box<dyn Error>> {
     let frozen = memory.freeze();
     let mut workspace = vec![0; 4096];
     let incoming = Incoming::check(&frozen, boot, Layout::unknown(PAGE), &mut workspace)?;
+    let known = Functions::read(&incoming, &mut workspace)?;
     let record = Record::read(&incoming, &mut workspace)?.ok_or("there is no record")?;
     let registry: Registry<&'static Watched> = Registry::new(machine.config);
-    registry.receive(&record)?;
+    let received = registry.receive(&record, known.as_ref())?;
     let mut found = 0;
-    for (&function, device) in &machine.functions {
-        found += usize::from(registry.set_up(function, device.kind)?);
+    for &function in machine.functions.keys() {
+        found += usize::from(registry.set_up(function)?);
     }
-    if let Some(missing) = registry.missing(Sbdf::from_bdf(0, 0)) {
-        return Err(format!("{missing} is gone").into());
-    }
-    registry.check_counts(&machine.topology())?;
+    let updated = received.verify(&machine.topology())?;
     println!(
         "incoming     {found} of {} functions",
         machine.functions.len()
     );
-    let written = boot::boot(registry.config(), &machine.functions);
+    let written = boot::boot(&registry.config(), &machine.functions);
+    for &function in &machine.owned {
+        take_over(&registry, function)?;
+        updated.own_interrupts(function)?;
+    }
     // From here on the guest's drivers may do as they please, and the oracle's part is over.
     let safe = machine.config.broken().is_empty();
+    let mut interrupts = Vec::new();
     for &function in &machine.owned {
-        registry.finish(&machine.topology(), function)?;
+        let finished = updated.finish(&machine.topology(), function)?;
+        interrupts.extend(finished.interrupts);
     }
-    let after = boot::boot(registry.config(), &machine.functions);
+    updated.close()?;
+    println!("FINISH       one interrupt each for {}", list(&interrupts));
+    let after = boot::boot(&registry.config(), &machine.functions);
     if safe {
         machine.config.broken().clear();
     }
@@ -87,6 +93,31 @@ pub fn run(machine: &Machine) -> Result<Update, Box<dyn Error>> {
         boot: written,
         after,
     })
+}
+
+/// A driver and the IOMMU's take a function over as it is: they ask for what it holds.
+fn take_over(registry: &Registry<&'static Watched>, function: Sbdf) -> Result<(), Box<dyn Error>> {
+    let found = registry.config().init(function, &[])?;
+    let ask = |settings: &Settings, setting: Setting| Some(setting.to(settings.get(setting)?));
+    let wanted = [Setting::BusMaster, Setting::Ats, Setting::AtsUnit];
+    let wanted: Vec<_> = wanted.iter().filter_map(|&s| ask(&found, s)).collect();
+    let settings = registry.config().set(function, &wanted)?;
+    if settings != found {
+        return Err(format!("{function} changed while it was taken over").into());
+    }
+    let bars = registry.bars(function)?.bars;
+    let bars: Vec<_> = bars.iter().filter(|log2| **log2 > 0).collect();
+    println!(
+        "taken over   {function}: Bus Master {}, ATS {}, BARs of 2^{bars:?} bytes",
+        found.get(Setting::BusMaster).unwrap_or(0),
+        found.get(Setting::Ats).unwrap_or(0),
+    );
+    Ok(())
+}
+
+fn list(functions: &[Sbdf]) -> String {
+    let names: Vec<_> = functions.iter().map(ToString::to_string).collect();
+    names.join(" ")
 }
 
 fn outgoing(
@@ -100,7 +131,8 @@ fn outgoing(
     let mut luo = Luo::new(&outgoing, 0)?;
     let registry: Registry<&'static Watched> = Registry::new(machine.config);
     let tracker = outgoing.tracker();
-    luo.register_flb(tracker, registry.object())?;
+    luo.register_flb(tracker, registry.object(OutgoingForm::V2))?;
+    luo.register_flb(tracker, registry.facts_object())?;
     luo.create_session(tracker, "guest")?;
     luo.preserve_file(tracker, "guest", 1, Box::new(Devices))?;
     for &function in &machine.owned {
@@ -112,11 +144,10 @@ fn outgoing(
         count,
         machine.owned.len()
     );
-    let frozen = registry.freeze()?;
+    // FREEZE, and the jump.
     let boot = outgoing
         .finalize(PhysAddr::new(SCRATCH), &mut [&mut luo])?
         .hand_over();
-    frozen.jump();
-    let shutdown = boot::shut_down(registry.config(), &machine.functions);
+    let shutdown = boot::shut_down(&registry.config(), &machine.functions);
     Ok((boot, shutdown))
 }

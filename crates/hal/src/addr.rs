@@ -12,16 +12,19 @@ pub struct PhysAddr(u64);
 
 impl PhysAddr {
     /// The address with this byte number.
+    #[inline]
     pub const fn new(addr: u64) -> Self {
         Self(addr)
     }
 
     /// The byte number.
+    #[inline]
     pub const fn as_u64(self) -> u64 {
         self.0
     }
 
     /// The address `bytes` further up, or `None` past the end of the address space.
+    #[inline]
     pub const fn checked_add(self, bytes: u64) -> Option<Self> {
         match self.0.checked_add(bytes) {
             Some(addr) => Some(Self(addr)),
@@ -30,21 +33,25 @@ impl PhysAddr {
     }
 
     /// How many bytes `self` lies above `lower`, or `None` if it lies below.
+    #[inline]
     pub const fn checked_offset_from(self, lower: Self) -> Option<u64> {
         self.0.checked_sub(lower.0)
     }
 
     /// Whether the address is a multiple of `align`, a power of two.
+    #[inline]
     pub const fn is_aligned_to(self, align: u64) -> bool {
         self.0 & align.wrapping_sub(1) == 0
     }
 
     /// Whether a page of this size starts here.
+    #[inline]
     pub const fn is_page_aligned(self, page: PageSize) -> bool {
         self.is_aligned_to(page.bytes())
     }
 
     /// The page that contains this address.
+    #[inline]
     pub const fn pfn(self, page: PageSize) -> Pfn {
         Pfn(self.0 >> page.shift())
     }
@@ -71,16 +78,19 @@ pub struct Pfn(u64);
 
 impl Pfn {
     /// The page with this number.
+    #[inline]
     pub const fn new(pfn: u64) -> Self {
         Self(pfn)
     }
 
     /// The page number.
+    #[inline]
     pub const fn as_u64(self) -> u64 {
         self.0
     }
 
     /// The first byte of the page, or `None` if it lies past the end of the address space.
+    #[inline]
     pub const fn addr(self, page: PageSize) -> Option<PhysAddr> {
         if self.0 > u64::MAX >> page.shift() {
             None
@@ -90,6 +100,7 @@ impl Pfn {
     }
 
     /// The page `pages` further up, or `None` on overflow.
+    #[inline]
     pub const fn checked_add(self, pages: u64) -> Option<Self> {
         match self.0.checked_add(pages) {
             Some(pfn) => Some(Self(pfn)),
@@ -98,6 +109,7 @@ impl Pfn {
     }
 
     /// How many low bits are zero; 64 for page 0, which is aligned to every order.
+    #[inline]
     pub const fn trailing_zeros(self) -> u32 {
         self.0.trailing_zeros()
     }
@@ -115,6 +127,7 @@ impl Order {
     pub const ZERO: Self = Self(0);
 
     /// The order, or `None` above 63.
+    #[inline]
     pub const fn new(order: u32) -> Option<Self> {
         if order < 64 {
             Some(Self(order as u8))
@@ -124,16 +137,19 @@ impl Order {
     }
 
     /// The exponent.
+    #[inline]
     pub const fn as_u32(self) -> u32 {
         self.0 as u32
     }
 
     /// `2^order`.
+    #[inline]
     pub const fn pages(self) -> u64 {
         1 << self.0
     }
 
     /// Size in bytes, or `None` if it does not fit 64 bits.
+    #[inline]
     pub const fn bytes(self, page: PageSize) -> Option<u64> {
         if self.0 as u32 > page.max_order().0 as u32 {
             None
@@ -143,6 +159,7 @@ impl Order {
     }
 
     /// The smallest order of at least `bytes` bytes, or `None` for 0 bytes and above 2^63.
+    #[inline]
     pub const fn for_bytes(bytes: u64, page: PageSize) -> Option<Self> {
         if bytes == 0 || bytes > 1 << 63 {
             return None;
@@ -174,6 +191,7 @@ impl PageSize {
     pub const ALL: [Self; 3] = [Self::Size4K, Self::Size16K, Self::Size64K];
 
     /// The page size of this many bytes, if supported.
+    #[inline]
     pub const fn from_bytes(bytes: u64) -> Option<Self> {
         match bytes {
             0x1000 => Some(Self::Size4K),
@@ -184,6 +202,7 @@ impl PageSize {
     }
 
     /// log2 of the size in bytes: 12, 14 or 16.
+    #[inline]
     pub const fn shift(self) -> u32 {
         match self {
             Self::Size4K => 12,
@@ -193,21 +212,25 @@ impl PageSize {
     }
 
     /// Size in bytes.
+    #[inline]
     pub const fn bytes(self) -> u64 {
         1 << self.shift()
     }
 
     /// Size in bytes, as a length of Rust slices.
+    #[inline]
     pub const fn as_usize(self) -> usize {
         1 << self.shift()
     }
 
     /// Number of 64-bit words in a page.
+    #[inline]
     pub const fn words(self) -> usize {
         self.as_usize() / 8
     }
 
     /// The largest order whose size in bytes fits 64 bits: 51, 49 or 47.
+    #[inline]
     pub const fn max_order(self) -> Order {
         Order((63 - self.shift()) as u8)
     }
@@ -222,6 +245,7 @@ pub struct PhysRange {
 
 impl PhysRange {
     /// `size` bytes from `start`, or `None` if the end does not fit 64 bits.
+    #[inline]
     pub const fn new(start: PhysAddr, size: u64) -> Option<Self> {
         match start.checked_add(size) {
             Some(end) => Some(Self { start, end }),
@@ -230,6 +254,7 @@ impl PhysRange {
     }
 
     /// The folio of this order at `start`, or `None` if its end does not fit 64 bits.
+    #[inline]
     pub const fn folio(start: PhysAddr, order: Order, page: PageSize) -> Option<Self> {
         match order.bytes(page) {
             Some(size) => Self::new(start, size),
@@ -238,36 +263,43 @@ impl PhysRange {
     }
 
     /// First byte.
+    #[inline]
     pub const fn start(self) -> PhysAddr {
         self.start
     }
 
     /// One past the last byte.
+    #[inline]
     pub const fn end(self) -> PhysAddr {
         self.end
     }
 
     /// Length in bytes.
+    #[inline]
     pub const fn size(self) -> u64 {
         self.end.0 - self.start.0
     }
 
     /// Whether it holds no byte.
+    #[inline]
     pub const fn is_empty(self) -> bool {
         self.start.0 == self.end.0
     }
 
     /// Whether the byte at `addr` is inside.
+    #[inline]
     pub const fn contains(self, addr: PhysAddr) -> bool {
         self.start.0 <= addr.0 && addr.0 < self.end.0
     }
 
     /// Whether all of `other` is inside. An empty `other` must still lie within the bounds.
+    #[inline]
     pub const fn contains_range(self, other: Self) -> bool {
         self.start.0 <= other.start.0 && other.end.0 <= self.end.0
     }
 
     /// Whether the two share a byte. An empty range shares none.
+    #[inline]
     pub const fn overlaps(self, other: Self) -> bool {
         self.start.0 < other.end.0
             && other.start.0 < self.end.0

@@ -24,6 +24,8 @@ impl core::error::Error for AllocError {}
 /// # What the implementer does
 /// * Never returns memory inside a scratch area: the successor boots there and overwrites it.
 /// * Never returns page 0: address 0 means "none" in every format.
+/// * On x86, never returns memory below 1 MiB if the successor may be Linux: it takes that for
+///   scratch, and puts its real-mode trampoline there, before it has read what is preserved.
 pub trait PageAlloc {
     /// Gives `2^order` contiguous pages, zeroed and aligned to their own size.
     ///

@@ -39,6 +39,7 @@ impl<'a> DirectMap<'a> {
 }
 
 impl PhysMem for DirectMap<'_> {
+    #[inline]
     fn words(&self, addr: PhysAddr, count: usize) -> Result<&[AtomicU64], MemError> {
         let pointer = self.map.pointer(wanted_words(addr, count)?)?;
         if !pointer.addr().is_multiple_of(align_of::<AtomicU64>()) {
@@ -80,6 +81,7 @@ impl<'a> FrozenDirectMap<'a> {
 }
 
 impl FrozenMem for FrozenDirectMap<'_> {
+    #[inline]
     fn bytes(&self, addr: PhysAddr, len: usize) -> Result<&[u8], MemError> {
         let pointer = self.map.pointer(wanted(addr, len as u64)?)?;
         // SAFETY: `from_raw_parts`:
@@ -101,6 +103,7 @@ struct Map<'a> {
 
 impl Map<'_> {
     /// The address at which `wanted` is mapped, if one range contains all of it.
+    #[inline]
     fn pointer(&self, wanted: PhysRange) -> Result<*const u8, MemError> {
         let absent = MemError::Absent {
             addr: wanted.start(),

@@ -138,23 +138,27 @@ fn covering_words<M: PhysMem + ?Sized>(
 }
 
 impl<M: PhysMem + ?Sized> PhysMem for &M {
+    #[inline]
     fn words(&self, addr: PhysAddr, count: usize) -> Result<&[AtomicU64], MemError> {
         (**self).words(addr, count)
     }
 }
 
 impl<M: FrozenMem + ?Sized> FrozenMem for &M {
+    #[inline]
     fn bytes(&self, addr: PhysAddr, len: usize) -> Result<&[u8], MemError> {
         (**self).bytes(addr, len)
     }
 }
 
 /// The range of `len` bytes at `addr`, or the error a backend returns for it.
+#[inline]
 pub(crate) fn wanted(addr: PhysAddr, len: u64) -> Result<PhysRange, MemError> {
     PhysRange::new(addr, len).ok_or(MemError::Absent { addr, len })
 }
 
 /// The range of `count` words at `addr`, or the error a backend returns for it.
+#[inline]
 pub(crate) fn wanted_words(addr: PhysAddr, count: usize) -> Result<PhysRange, MemError> {
     if !addr.is_aligned_to(8) {
         return Err(MemError::Misaligned { addr });

@@ -10,7 +10,7 @@
 //! | [`fdt`] | the root description: generations, property and node names |
 //! | [`radix`] | the preserved-memory tree of `kho-v2` and later: geometry and keys |
 //! | [`chunk`] | the preserved-memory lists before it: chunks and bitmaps |
-//! | [`pci`] | preserved PCI functions, two forms |
+//! | [`pci`] | preserved PCI functions, two forms; what is known of them |
 //! | [`pcsc`] | saved PCI configuration space |
 //! | [`vmalloc`] | lists of pages of a virtually contiguous area |
 //! | [`block`] | linked pages of fixed-size entries |
@@ -18,6 +18,30 @@
 //! | [`memfd`] | a preserved memory file |
 //! | [`metadata`] | who handed over, and how often |
 //! | [`memblock`] | named reserved regions |
+//!
+//! Why a crate of its own: tools, other kernels and other languages' tests need the layouts and
+//! nothing else, and a layout that is asserted in one place cannot drift from its documentation.
+//!
+//! # Example
+//! The key of a preserved folio in the tree, and a session's bytes as a structure:
+//!
+//! ```
+//! use kho_abi::luo::LuoFileSer;
+//! use kho_abi::radix::Key;
+//! use kho_hal::{Order, PageSize, PhysAddr};
+//! use zerocopy::FromBytes;
+//!
+//! let addr = PhysAddr::new(0x4020_0000);
+//! let order = Order::new(9).unwrap();
+//! let key = Key::encode(addr, order, PageSize::Size4K)?;
+//! assert_eq!(key.as_u64(), 1 << 43 | 0x4020_0000 >> 21);
+//! assert_eq!(key.decode(PageSize::Size4K), Ok((addr, order)));
+//!
+//! let mut bytes = [0; 64];
+//! bytes[56] = 0x10;
+//! assert_eq!(LuoFileSer::ref_from_bytes(&bytes).unwrap().token.get(), 0x10);
+//! # Ok::<(), kho_abi::radix::KeyError>(())
+//! ```
 //!
 //! # Conventions
 //! * Numbers are little-endian: Kexec HandOver runs only on little-endian machines, and stores

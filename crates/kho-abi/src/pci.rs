@@ -10,6 +10,9 @@
 //! | [`v1`] | `pci-v1` | in the name | an array behind the header, ascending |
 //! | [`v2`] | `pci` | 2, a field | in [blocks](crate::block), in no order, with free slots |
 //!
+//! Beside it lies a [third object](functions) with what neither form carries. It is this library's
+//! own, and its name does not start with [`PREFIX`]: whoever does not know it loses nothing.
+//!
 //! A reader of one form does not find the other. An object whose name starts with [`PREFIX`] and
 //! is neither must not be passed over: the functions it lists may be doing DMA.
 //!
@@ -130,6 +133,81 @@ pub mod v2 {
     }
 }
 
+/// What neither form carries: what a function is, so that another in its place is noticed, and the
+/// sizes of its BARs, which cannot be read without a write that misdirects its peers.
+///
+/// # Format
+/// The object's number is the address of a [`functions::FunctionsSer`], alone on its page, which leads
+/// to [blocks](crate::block) of [`functions::FunctionSer`], one for each function of the record, ascending by
+/// [`key`]. Bytes without a meaning are zero.
+///
+/// # Source
+/// This library; not in any Linux. The saved configuration space of [`crate::pcsc`] cannot stand
+/// in for it: it holds what BARs contain, and an address tells a size only as an upper bound.
+pub mod functions {
+    use super::{FromBytes, Immutable, IntoBytes, KnownLayout, Sbdf, U16, U32, U64, Unaligned};
+
+    /// Name of the object; changes with the layout.
+    pub const NAME: &str = "kho-functions-v1";
+
+    /// The header.
+    #[derive(
+        Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+    )]
+    #[repr(C)]
+    pub struct FunctionsSer {
+        /// Entries; `u64::MAX` until they are written.
+        pub count: U64,
+        /// First block of entries; 0 if there is none.
+        pub entries: U64,
+    }
+    assert_layout!(FunctionsSer, 16, { count: 0, entries: 8 });
+
+    /// One function. Sizes are logarithms to base 2 of bytes, 0 for no BAR; the upper half of a
+    /// 64-bit BAR is 0.
+    #[derive(
+        Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+    )]
+    #[repr(C)]
+    pub struct FunctionSer {
+        /// PCI segment.
+        pub domain: U32,
+        /// `bus << 8 | device << 3 | function`.
+        pub bdf: U16,
+        /// 0 endpoint, 1 endpoint with peer-to-peer DMA or translation, 2 bridge, 3 physical
+        /// function.
+        pub kind: u8,
+        /// Bit 0: the sizes are known.
+        pub flags: u8,
+        /// Vendor and device, the dword at 00h.
+        pub identity: U32,
+        /// Revision and class, the dword at 08h.
+        pub class: U32,
+        /// BARs.
+        pub bars: [u8; 6],
+        /// Expansion ROM.
+        pub rom: u8,
+        /// BARs of the virtual functions, each of one function's share.
+        pub vf_bars: [u8; 6],
+        /// 0.
+        pub reserved: [u8; 3],
+    }
+    assert_layout!(FunctionSer, 32, {
+        domain: 0, bdf: 4, kind: 6, flags: 7, identity: 8, class: 12, bars: 16, rom: 22,
+        vf_bars: 23, reserved: 29,
+    });
+
+    /// [`FunctionSer::flags`]: the sizes are known.
+    pub const SIZES_KNOWN: u8 = 1;
+
+    impl FunctionSer {
+        /// The function.
+        pub const fn function(&self) -> Sbdf {
+            Sbdf::from_bdf(self.domain.get(), self.bdf.get())
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,5 +236,33 @@ mod tests {
             [2, 0, 0, 0, 5, 0, 0, 0, 0, 0x30, 0x12, 0, 0, 0, 0, 0]
         );
         assert!(v1::NAME.starts_with(PREFIX) && v2::NAME.starts_with(PREFIX));
+    }
+
+    /// 0001:3a:1f.7, an NVMe drive with peer-to-peer DMA, a 64-bit BAR of 16 KiB and a ROM of
+    /// 64 KiB; byte by byte.
+    #[test]
+    fn golden_bytes_of_a_function() {
+        let bytes = [
+            1, 0, 0, 0, 0xff, 0x3a, 1, 1, // domain, bdf, kind, flags
+            0x86, 0x80, 0x54, 0x0a, 0x03, 0x02, 0x08, 0x01, // identity, class
+            14, 0, 0, 0, 0, 0, 16, 0, // BARs, ROM, first VF BAR
+            0, 0, 0, 0, 0, 0, 0, 0,
+        ];
+        let entry = functions::FunctionSer::ref_from_bytes(&bytes).unwrap();
+        assert_eq!(entry.function(), Sbdf::new(1, 0x3a, 0x1f, 7).unwrap());
+        assert_eq!((entry.kind, entry.flags), (1, functions::SIZES_KNOWN));
+        assert_eq!(entry.identity.get(), 0x0a54_8086);
+        assert_eq!(entry.class.get(), 0x0108_0203);
+        assert_eq!((entry.bars, entry.rom), ([14, 0, 0, 0, 0, 0], 16));
+        assert_eq!((entry.vf_bars, entry.reserved), ([0; 6], [0; 3]));
+        let header = functions::FunctionsSer {
+            count: 3.into(),
+            entries: 0x12_3000.into(),
+        };
+        assert_eq!(
+            header.as_bytes(),
+            [3, 0, 0, 0, 0, 0, 0, 0, 0, 0x30, 0x12, 0, 0, 0, 0, 0]
+        );
+        assert!(!functions::NAME.starts_with(PREFIX));
     }
 }

@@ -56,12 +56,14 @@ pub const fn depth(page: PageSize) -> u32 {
 }
 
 /// Which entry of a table at `level` (1 and above) leads to `key`.
+#[inline]
 pub const fn table_index(key: Key, level: u32, page: PageSize) -> usize {
     let shift = (level - 1) * table_shift(page) + leaf_shift(page);
     (key.0 >> shift) as usize & ((1 << table_shift(page)) - 1)
 }
 
 /// Which bit of its leaf stands for `key`: bit `n % 64` of 64-bit word `n / 64`.
+#[inline]
 pub const fn leaf_bit(key: Key, page: PageSize) -> usize {
     key.0 as usize & ((1 << leaf_shift(page)) - 1)
 }
@@ -125,6 +127,7 @@ impl Key {
     ///
     /// # Errors
     /// [`KeyError::Order`] or [`KeyError::Misaligned`].
+    #[inline]
     pub const fn encode(addr: PhysAddr, order: Order, page: PageSize) -> Result<Self, KeyError> {
         let Some(size) = order.bytes(page) else {
             return Err(KeyError::Order { order });

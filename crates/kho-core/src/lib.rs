@@ -16,6 +16,35 @@
 //!
 //! All of it is logic over the traits of `kho_hal`; the formats are those of `kho_abi`.
 //!
+//! # Example
+//! One folio survives a kexec, and a note says which:
+//!
+//! ```
+//! use kho_core::incoming::{Incoming, Machine};
+//! use kho_core::outgoing::{Outgoing, Tracker};
+//! use kho_hal::sim::{SimAlloc, SimMemory};
+//! use kho_hal::{FrozenMem, Order, PageSize, PhysAddr, PhysRange};
+//!
+//! let page = PageSize::Size4K;
+//! let range = |start| PhysRange::new(PhysAddr::new(start), 0x10_0000).unwrap();
+//! let (heap, scratch, guest) = (range(0x10_0000), [range(0x20_0000)], PhysAddr::new(0x30_0000));
+//! let mut memory = SimMemory::new([heap, scratch[0], range(0x30_0000)])?;
+//! let boot = {
+//!     let alloc = SimAlloc::new(&memory, page, [heap]);
+//!     let mut outgoing = Outgoing::new(Tracker::new(&memory, &alloc, page, &scratch)?)?;
+//!     outgoing.tracker().preserve_folio(guest, Order::new(8).unwrap())?;
+//!     outgoing.add_blob("note", &guest.as_u64().to_le_bytes())?;
+//!     outgoing.finalize(scratch[0].start(), &mut [])?.hand_over()
+//! };
+//! // The jump: four numbers and the memory are all that is left.
+//! let memory = memory.freeze();
+//! let incoming = Incoming::check(&memory, boot, Machine::unknown(page), &mut [0; 256])?;
+//! let note = incoming.subtree("note").unwrap().range;
+//! assert_eq!(memory.bytes(note.start(), 8)?, guest.as_u64().to_le_bytes());
+//! assert_eq!(incoming.restore_folio(guest).unwrap().order.as_u32(), 8);
+//! # Ok::<(), Box<dyn core::error::Error>>(())
+//! ```
+//!
 //! # Features
 //! * `alloc`: the description's writer and the LUO registry, which keep their state on a heap.
 //!   Tracking, checking and taking over do without.
@@ -40,6 +69,7 @@ macro_rules! impl_copy {
     };
 }
 
+mod bits;
 mod boot;
 pub mod incoming;
 pub mod outgoing;

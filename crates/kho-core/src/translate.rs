@@ -13,11 +13,8 @@ use dtoolkit::Node;
 use kho_abi::fdt::Generation;
 use kho_hal::{FrozenMem, Order, PageAlloc, PhysAddr, PhysMem, PhysRange};
 
-use crate::incoming::map::Map;
 use crate::incoming::{Fault, Folio, Incoming, fdt};
-use crate::outgoing::generation::{Content, RunSource, Writer};
-use crate::runs::RunsByOrder;
-use crate::tree::Run;
+use crate::outgoing::generation::{Content, Writer};
 use crate::{BootData, OutgoingError};
 
 /// Why a handover was not translated. Nothing was written, or it was freed again.
@@ -158,25 +155,6 @@ pub fn translate<M: FrozenMem, D: PhysMem, A: PageAlloc>(
         boot,
         pages: written.pages,
     })
-}
-
-impl<M: FrozenMem> RunSource for Map<'_, M> {
-    fn for_each_run(
-        &self,
-        order: Order,
-        visit: &mut dyn FnMut(Run) -> Result<(), OutgoingError>,
-    ) -> Result<(), OutgoingError> {
-        if !self.orders().any(|present| present == order) {
-            return Ok(());
-        }
-        let (mut place, mut cache) = (0, Map::<M>::new_cache());
-        let mut from = PhysAddr::new(0);
-        while let Some(run) = self.next_run(order, from, &mut place, &mut cache)? {
-            visit(run)?;
-            from = run.range.end();
-        }
-        Ok(())
-    }
 }
 
 /// The map was checked, so this is memory that is suddenly not there.

@@ -1,55 +1,14 @@
 //! Reading the radix tree, one's own or a predecessor's.
-//!
-//! Preserved folios of one order are consecutive keys, so a *run* of set bits is a stretch of
-//! memory. Everything here works on runs: a dense map costs a look at each word, not at each folio.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::AtomicU64;
 
 use kho_abi::radix::{self, Key};
-use kho_hal::{FrozenMem, MemError, Order, PageSize, PhysAddr, PhysMem, PhysRange};
+use kho_hal::{FrozenMem, MemError, Order, PageSize, PhysAddr, PhysMem};
 
+use crate::OutgoingError;
+use crate::bits::{Bits, Word};
 use crate::incoming::read;
-
-/// Consecutive folios of one order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Run {
-    pub(crate) range: PhysRange,
-    pub(crate) order: Order,
-}
-
-impl Run {
-    pub(crate) const NONE: Self = Self {
-        range: match PhysRange::new(PhysAddr::new(0), 0) {
-            Some(range) => range,
-            None => panic!("an empty range is a range"),
-        },
-        order: Order::ZERO,
-    };
-
-    /// `count` folios of `order` from `addr` on; `None` if they wrap.
-    pub(crate) fn new(addr: PhysAddr, order: Order, count: u64, page: PageSize) -> Option<Self> {
-        let size = count.checked_mul(order.bytes(page)?)?;
-        let range = PhysRange::new(addr, size)?;
-        Some(Self { range, order })
-    }
-}
-
-/// A word of a page of the tree.
-pub(crate) trait Word {
-    fn get(&self) -> u64;
-}
-
-impl Word for u64 {
-    fn get(&self) -> u64 {
-        *self
-    }
-}
-
-impl Word for AtomicU64 {
-    fn get(&self) -> u64 {
-        self.load(Ordering::Acquire)
-    }
-}
+use crate::runs::FolioBits;
 
 /// Where the pages of a tree lie.
 pub(crate) trait Pages<'a>: Copy {
@@ -94,18 +53,10 @@ pub(crate) struct Tree<P> {
     pub(crate) root: PhysAddr,
 }
 
-/// The leaf that was looked at last. A leaf holds the keys from `base` on.
-#[derive(Debug)]
-pub(crate) struct LeafCache<'a, W> {
+/// A leaf that holds the keys from `base` on.
+struct Leaf<'a, W> {
     base: u64,
     words: &'a [W],
-}
-
-impl<W> LeafCache<'_, W> {
-    pub(crate) const EMPTY: Self = Self {
-        base: u64::MAX,
-        words: &[],
-    };
 }
 
 impl<'a, P: Pages<'a>> Tree<P> {
@@ -152,7 +103,7 @@ impl<'a, P: Pages<'a>> Tree<P> {
     }
 
     /// The first leaf that holds a key in `from..=last`.
-    fn leaf_from(&self, from: u64, last: u64) -> Result<Option<LeafCache<'a, P::Word>>, MemError> {
+    fn leaf_from(&self, from: u64, last: u64) -> Result<Option<Leaf<'a, P::Word>>, MemError> {
         let leaf_shift = radix::leaf_shift(self.page);
         let table_shift = radix::table_shift(self.page);
         let top = radix::depth(self.page) - 1;
@@ -182,77 +133,36 @@ impl<'a, P: Pages<'a>> Tree<P> {
                 let child = entries.get(skip).map_or(0, Word::get);
                 node = self.words(PhysAddr::new(child))?;
             }
-            return Ok(Some(LeafCache {
+            return Ok(Some(Leaf {
                 base: key >> leaf_shift << leaf_shift,
                 words: node,
             }));
         }
     }
 
-    /// The first set key in `from..=last`, and one past the last of the set keys that follow it
-    /// without a gap.
-    fn next_keys(
-        &self,
-        from: u64,
-        last: u64,
-        cache: &mut LeafCache<'a, P::Word>,
-    ) -> Result<Option<(u64, u64)>, MemError> {
-        let leaf_shift = radix::leaf_shift(self.page);
-        let mut found: Option<(u64, u64)> = None;
-        let mut from = from;
-        while from <= last {
-            if from >> leaf_shift != cache.base >> leaf_shift {
-                match self.leaf_from(from, last)? {
-                    Some(leaf) => *cache = leaf,
-                    None => break,
-                }
-            }
-            let base = cache.base;
-            let first = from.max(base) - base;
-            let end = (last - base + 1).min(1 << leaf_shift);
-            if let Some((_, run_end)) = found
-                && run_end != base + first
-            {
-                break;
-            }
-            match bit_run(cache.words, first as usize, end as usize) {
-                Some((a, b)) => {
-                    let (a, b) = (base + a as u64, base + b as u64);
-                    match &mut found {
-                        Some((_, run_end)) if *run_end == a => *run_end = b,
-                        Some(_) => break,
-                        None => found = Some((a, b)),
-                    }
-                    if b < base + end {
-                        break;
-                    }
-                    from = b;
-                }
-                None if found.is_some() => break,
-                None => from = base + end,
-            }
-        }
-        Ok(found)
-    }
-
-    /// The first run of folios of `order` that starts at or after `from`, or that contains it.
-    pub(crate) fn next_run(
+    /// The bits of `order` from folio `from` on, as many as lie in the first leaf that has a bit for
+    /// `from` or for a later folio.
+    pub(crate) fn bits(
         &self,
         order: Order,
-        from: PhysAddr,
-        cache: &mut LeafCache<'a, P::Word>,
-    ) -> Result<Option<Run>, Wraps> {
-        let shift = self.page.shift() + order.as_u32();
-        let marker = 1u64 << (64 - shift);
-        // A folio that starts at a lower address contains `from`, if any does.
-        let first = marker | from.as_u64().checked_shr(shift).unwrap_or(0);
-        let last = marker | (marker - 1);
-        let keys = self.next_keys(first, last, cache).map_err(Wraps::Memory)?;
-        keys.map(|(start, end)| {
-            let addr = PhysAddr::new((start - marker) << shift);
-            Run::new(addr, order, end - start, self.page).ok_or(Wraps::At(addr))
-        })
-        .transpose()
+        from: u64,
+    ) -> Result<Option<Bits<'a, P::Word>>, MemError> {
+        // The keys of the order: as many as it has folios, from the one of address 0 on.
+        let keys = 1u64 << (64 - self.page.shift() - order.as_u32());
+        let Some(Leaf { base, words }) = self.leaf_from(keys | from, keys | (keys - 1))? else {
+            return Ok(None);
+        };
+        if let Some(base) = base.checked_sub(keys) {
+            return Ok(Some(Bits::new(base, words, from)));
+        }
+        // Large orders have so few folios that they share the first leaf.
+        let first = keys as usize / 64;
+        if first > 0 {
+            let words = words.get(first..first * 2).unwrap_or_default();
+            return Ok(Some(Bits::new(0, words, from)));
+        }
+        let word = words.first().map_or(0, Word::get) >> keys & ((1 << keys) - 1);
+        Ok(Some(Bits::of_word(word, from)))
     }
 
     /// Whether exactly this folio is in the tree.
@@ -283,67 +193,33 @@ impl<'a, P: Pages<'a>> Tree<P> {
     }
 }
 
-/// A run could not be told.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Wraps {
-    /// The tree's memory is not there.
-    Memory(MemError),
-    /// The folios from here on reach the end of the address space.
-    At(PhysAddr),
-}
-
 /// Every order that a folio can have, ascending.
 pub(crate) fn all_orders(page: PageSize) -> impl DoubleEndedIterator<Item = Order> {
     (0..=page.max_order().as_u32()).filter_map(Order::new)
 }
 
-/// The first run of set bits in `from..end`, cut off at `end`.
-pub(crate) fn bit_run<W: Word>(words: &[W], from: usize, end: usize) -> Option<(usize, usize)> {
-    let start = first_bit(words, from, end, 0)?;
-    let stop = first_bit(words, start, end, u64::MAX).unwrap_or(end);
-    Some((start, stop))
-}
+impl<'a, M: PhysMem> FolioBits<'a> for Tree<Shared<'a, M>> {
+    type Word = AtomicU64;
+    type Cache = ();
+    type Error = OutgoingError;
 
-/// The first bit in `from..end` that is set in `word ^ flip`.
-fn first_bit<W: Word>(words: &[W], from: usize, end: usize, flip: u64) -> Option<usize> {
-    let mut index = from / 64;
-    let mut word = (words.get(index)?.get() ^ flip) & (u64::MAX << (from % 64));
-    while word == 0 {
-        index += 1;
-        if index * 64 >= end {
-            return None;
-        }
-        word = words.get(index)?.get() ^ flip;
+    fn new_cache() {}
+
+    fn page_size(&self) -> PageSize {
+        self.page
     }
-    let bit = index * 64 + word.trailing_zeros() as usize;
-    (bit < end).then_some(bit)
-}
 
-#[cfg(test)]
-mod tests {
-    use bitvec::prelude::*;
-    use proptest::prelude::*;
+    fn orders(&self) -> impl DoubleEndedIterator<Item = Order> {
+        all_orders(self.page)
+    }
 
-    use super::*;
-
-    proptest! {
-        /// Runs of bits against another library's.
-        #[test]
-        fn runs_of_bits(
-            words in prop::collection::vec(
-                prop_oneof![Just(0), Just(u64::MAX), any::<u64>()], 1..8
-            ),
-            from in 0usize..600, end in 0usize..600,
-        ) {
-            let end = end.min(words.len() * 64);
-            let bits = words.view_bits::<Lsb0>();
-            let window = bits.get(from..end);
-            let start = window.and_then(BitSlice::first_one).map(|bit| from + bit);
-            let expected = start.map(|start| {
-                let rest = bits.get(start..end).and_then(BitSlice::first_zero);
-                (start, rest.map_or(end, |bit| start + bit))
-            });
-            prop_assert_eq!(bit_run(&words, from, end), expected);
-        }
+    fn bits(
+        &self,
+        order: Order,
+        from: u64,
+        _: &mut u64,
+        (): &mut (),
+    ) -> Result<Option<Bits<'a, AtomicU64>>, OutgoingError> {
+        Ok(self.bits(order, from)?)
     }
 }

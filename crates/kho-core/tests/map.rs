@@ -91,6 +91,11 @@ proptest! {
             incoming.largest_order(),
             expected.iter().map(|folio| folio.order).max()
         );
+        for parts in [1, 2, 3, 7, 64, 200] {
+            let parts = std::num::NonZeroUsize::new(parts).unwrap();
+            let joined: Vec<_> = incoming.split(parts).flatten().collect();
+            prop_assert_eq!(joined, expected.clone(), "{} parts", parts);
+        }
         for (first, count) in probes {
             let probe = addr(first << page.shift() | 8);
             let containing = expected.iter().find(|folio| folio.range(page).contains(probe));
@@ -116,6 +121,117 @@ proptest! {
             let more = range(extent.start().as_u64(), extent.size() + page.bytes());
             prop_assert!(incoming.restore_pages(more).is_none());
         }
+    }
+}
+
+/// Folios that a predecessor may have preserved although it must not: near each other, so that they
+/// overlap now and then, and also among the pages of the tree. By first page, with orders.
+fn careless_folios(page: PageSize) -> impl Strategy<Value = BTreeSet<(u64, u32)>> {
+    let far = (0u64..1 << 12, 0u32..4, 1u64..70, 1u64..4);
+    let near = (0u64..64, 0u32..2, 1u64..3, 1u64..9);
+    let run = prop_oneof![
+        9 => far.prop_map(|(at, o, count, step)| (FREE + at * 4, o, count, step)),
+        1 => near.prop_map(|(at, o, count, step)| (common::HEAP.0 + at, o, count, step)),
+    ];
+    prop::collection::vec(run, 0..6).prop_map(move |runs| {
+        let mut folios = BTreeSet::new();
+        for (first, o, count, step) in runs {
+            for i in 0..count {
+                let at = first.next_multiple_of(1 << o) + ((i * step) << o);
+                folios.insert((at << page.shift(), o));
+            }
+        }
+        folios
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// The check against a naive one: every folio is RAM, outside scratch, disjoint from every other
+    /// folio and from the pages of the tree.
+    #[test]
+    fn refuses_what_a_naive_check_refuses(
+        (page, folios) in prop::sample::select(&PageSize::ALL)
+            .prop_flat_map(|page| (Just(page), careless_folios(page))),
+        holes in prop::collection::vec((0u64..1 << 15, 1u64..3), 0..3),
+        foreign in prop::option::of((0u64..1 << 15, 1u64..3)),
+        words in 1usize..64,
+    ) {
+        let mut sim = Sim::new(page);
+        let mut own = Vec::new();
+        let mut boot = {
+            let alloc = sim.alloc();
+            let tracker = sim.tracker(&alloc);
+            for &(at, o) in &folios {
+                prop_assume!(tracker.preserve_folio(addr(at), order(o)).is_ok());
+            }
+            let Ok(mut outgoing) = Outgoing::new(tracker) else {
+                // The description's page was preserved already.
+                return Ok(());
+            };
+            let tree = outgoing.tracker();
+            tree.for_each_page(|at| own.push(range(at.as_u64(), page.bytes())));
+            match outgoing.finalize(sim.scratch_array(), &mut []) {
+                Ok(finalized) => finalized.hand_over(),
+                Err(_) => {
+                    // Who hands over refuses folios that overlap. Nobody else looked.
+                    let naive = folios.iter().map(|&(at, o)| {
+                        PhysRange::folio(addr(at), order(o), page).unwrap()
+                    }).collect::<Vec<_>>();
+                    let overlap = (1..naive.len()).any(|i| {
+                        naive[..i].iter().any(|other| other.overlaps(naive[i]))
+                    });
+                    let fdt = naive.iter().any(|folio| folio.start() < addr(FREE << page.shift()));
+                    prop_assert!(overlap || fdt);
+                    return Ok(());
+                }
+            }
+        };
+        // An area that the predecessor did not know of.
+        let array = sim.scratch_array();
+        let mut scratch = sim.scratch.to_vec();
+        if let Some((first, count)) = foreign {
+            let area = common::pages(page, FREE + first, count);
+            let entry = [area.start().as_u64(), area.size()].map(u64::to_le_bytes).concat();
+            let at = array.checked_add(boot.scratch_size).unwrap();
+            kho_hal::PhysMem::write(&sim.memory, at, &entry).unwrap();
+            boot.scratch_size += 16;
+            scratch.push(area);
+        }
+        let mut ram = vec![common::pages(page, 0, FREE + (1 << 16))];
+        for &(first, count) in &holes {
+            let hole = common::pages(page, FREE + first, count);
+            ram = ram.iter().flat_map(|&piece| {
+                let below = hole.start().min(piece.end()).max(piece.start());
+                let above = hole.end().max(piece.start()).min(piece.end());
+                [(piece.start(), below), (above, piece.end())]
+            }).filter(|(a, b)| a < b).map(|(a, b)| {
+                range(a.as_u64(), b.as_u64() - a.as_u64())
+            }).collect();
+        }
+        let frozen = sim.memory.freeze();
+        let machine = Machine { page_size: page, ram: Ram::Known(&ram), v1_bitmaps: None };
+        let mut workspace = vec![0; words];
+        let checked = kho_core::incoming::Incoming::check(&frozen, boot, machine, &mut workspace);
+
+        let folios: Vec<PhysRange> = folios.iter().map(|&(at, o)| {
+            PhysRange::folio(addr(at), order(o), page).unwrap()
+        }).collect();
+        let in_ram = |folio: &PhysRange| {
+            let end = folio.end().as_u64();
+            (folio.start().as_u64()..end).step_by(page.as_usize()).all(|at| {
+                ram.iter().any(|ram| ram.contains(addr(at)))
+            })
+        };
+        let fine = folios.iter().enumerate().all(|(i, folio)| {
+            let apart = |other: &PhysRange| !other.overlaps(*folio);
+            in_ram(folio) && scratch.iter().all(apart) && own.iter().all(apart)
+                && folios[..i].iter().all(apart)
+        });
+        // Scratch must be RAM as well.
+        let fine = fine && scratch.iter().all(in_ram);
+        prop_assert_eq!(checked.is_ok(), fine, "{:?}", checked.map(|_| ()));
     }
 }
 

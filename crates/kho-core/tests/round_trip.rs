@@ -349,6 +349,12 @@ impl<'m> Flb<SimTracker<'m>> for Logged {
     fn unpreserve(&mut self, _: &SimTracker<'m>) {
         self.call("unpreserve").unwrap();
     }
+    fn freeze(&mut self, _: &SimTracker<'m>) -> Result<(), OutgoingError> {
+        self.call("freeze").map(drop)
+    }
+    fn unfreeze(&mut self, _: &SimTracker<'m>) {
+        self.call("unfreeze").unwrap();
+    }
 }
 
 #[test]
@@ -373,6 +379,7 @@ fn sessions_files_and_objects() {
             logged("x", &[], None),
             logged("y", &[], None),
             logged("bad", &[], Some("preserve")),
+            logged("stiff", &[], Some("freeze")),
         ] {
             luo.register_flb(tracker, flb).unwrap();
         }
@@ -458,12 +465,31 @@ fn sessions_files_and_objects() {
             Err(OutgoingError::Unknown)
         );
 
+        // An object that cannot be frozen: it comes after all files, and those before it are undone.
+        luo.create_session(tracker, "vm2").unwrap();
+        luo.preserve_file(tracker, "vm2", 1, logged("g", &["stiff"], None))
+            .unwrap();
+        take();
+        let failed = outgoing.finalize(array, &mut [&mut luo]).map(drop);
+        assert_eq!(failed, Err(OutgoingError::Refused(5)));
+        let frozen = ["a", "b", "d", "g", "x", "y"];
+        let calls = frozen.map(|name| format!("freeze {name}")).into_iter();
+        let undone = frozen.iter().rev().map(|name| format!("unfreeze {name}"));
+        assert_eq!(take(), calls.chain(undone).collect::<Vec<_>>());
+        let tracker = outgoing.tracker();
+        luo.destroy_session(tracker, "vm2").unwrap();
+        take();
+
         // A finalized handover can be opened again; what comes after LUO may refuse as well.
         outgoing.finalize(array, &mut [&mut luo]).unwrap().abort();
         let both = [
             "freeze a",
             "freeze b",
             "freeze d",
+            "freeze x",
+            "freeze y",
+            "unfreeze y",
+            "unfreeze x",
             "unfreeze d",
             "unfreeze b",
             "unfreeze a",

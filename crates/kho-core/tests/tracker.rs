@@ -15,27 +15,61 @@ use kho_core::outgoing::{Nodes, Outgoing, OutgoingError, Tracker};
 use kho_hal::{Order, PageSize, Pfn, PhysAddr, PhysRange};
 use proptest::prelude::*;
 
-/// One step of a test: preserve or unpreserve a folio or a range.
+/// One step of a test: preserve or unpreserve a folio, several, or a range.
 #[derive(Clone, Debug)]
 enum Step {
-    Folio { add: bool, block: u64, order: u32 },
-    Range { add: bool, first: u64, count: u64 },
+    Folio {
+        add: bool,
+        block: u64,
+        order: u32,
+    },
+    Folios {
+        add: bool,
+        blocks: Vec<(u64, u32)>,
+    },
+    Run {
+        add: bool,
+        block: u64,
+        order: u32,
+        count: u64,
+    },
+    Range {
+        add: bool,
+        first: u64,
+        count: u64,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
     // Few places, so that steps meet; some far apart, so that the tree has many pages.
     let block = prop_oneof![0u64..40, (0u64..8).prop_map(|n| n << 18)];
-    let folio = (any::<bool>(), block, 0u32..11).prop_map(|(add, block, order)| Step::Folio {
-        add,
-        block,
-        order,
-    });
+    let folio = (any::<bool>(), block.clone(), 0u32..11)
+        .prop_map(|(add, block, order)| Step::Folio { add, block, order });
     let range = (any::<bool>(), 0u64..300, 0u64..300).prop_map(|(add, first, count)| Step::Range {
         add,
         first,
         count,
     });
-    prop_oneof![folio, range]
+    // Some ascend, some do not, and some come twice.
+    let stretch =
+        (block.clone(), 0u32..3, 1u64..100, 1u64..3).prop_map(|(block, o, count, step)| {
+            (0..count)
+                .map(|i| (block + i * step, o))
+                .collect::<Vec<_>>()
+        });
+    let folios = prop::collection::vec(stretch, 0..4);
+    let folios = (any::<bool>(), folios).prop_map(|(add, stretches)| Step::Folios {
+        add,
+        blocks: stretches.concat(),
+    });
+    let run = (any::<bool>(), block, 0u32..3, 1u64..300);
+    let run = run.prop_map(|(add, block, order, count)| Step::Run {
+        add,
+        block,
+        order,
+        count,
+    });
+    prop_oneof![folio, folios, run, range]
 }
 
 /// The blocks of a range, one after the other: the largest that is aligned, fits, and is on one
@@ -75,26 +109,70 @@ proptest! {
         let tracker = Tracker::with_nodes(&sim.memory, &alloc, page, &sim.scratch, nodes).unwrap();
         let mut model = BTreeSet::new();
         for step in steps {
-            let (add, range, blocks) = match step {
-                Step::Folio { add, block, order: o } => {
-                    let start = (FREE + (block << o)).next_multiple_of(1 << o);
-                    (add, None, vec![(start << page.shift(), o)])
+            let at = |block: u64, o: u32| {
+                let start = FREE.next_multiple_of(1 << o) + (block << o);
+                (start << page.shift(), o)
+            };
+            let (add, blocks) = match &step {
+                &Step::Folio { add, block, order } => (add, vec![at(block, order)]),
+                Step::Folios { add, blocks } => {
+                    (*add, blocks.iter().map(|&(block, o)| at(block, o)).collect())
+                }
+                &Step::Run { add, block, order, count } => {
+                    (add, (block..block + count).map(|block| at(block, order)).collect())
+                }
+                &Step::Range { add, first, count } => {
+                    (add, naive_blocks(pages(page, FREE + first, count), page, &nodes))
+                }
+            };
+            let folios = || blocks.iter().map(|&(at, o)| (addr(at), order(o)));
+            let unique: BTreeSet<_> = blocks.iter().copied().collect();
+            let wrong = |block: &&(u64, u32)| model.contains(*block) == add;
+            let result = match step {
+                Step::Folio { add: true, .. } => {
+                    tracker.preserve_folio(addr(blocks[0].0), order(blocks[0].1))
+                }
+                Step::Folio { add: false, .. } => {
+                    tracker.unpreserve_folio(addr(blocks[0].0), order(blocks[0].1))
+                }
+                Step::Folios { add: true, .. } => tracker.preserve_folios(folios()),
+                Step::Folios { add: false, .. } => tracker.unpreserve_folios(folios()),
+                Step::Run { add, order: o, count, .. } => {
+                    let size = order(o).bytes(page).unwrap();
+                    let range = PhysRange::new(addr(blocks[0].0), count * size).unwrap();
+                    if add {
+                        tracker.preserve_run(range, order(o))
+                    } else {
+                        tracker.unpreserve_run(range, order(o))
+                    }
                 }
                 Step::Range { add, first, count } => {
                     let range = pages(page, FREE + first, count);
-                    (add, Some(range), naive_blocks(range, page, &nodes))
+                    if add {
+                        tracker.preserve_pages(range)
+                    } else {
+                        tracker.unpreserve_pages(range)
+                    }
                 }
             };
-            let taken: Vec<_> = blocks.iter().filter(|&block| model.contains(block)).collect();
-            let result = match (add, range) {
-                (true, None) => tracker.preserve_folio(addr(blocks[0].0), order(blocks[0].1)),
-                (false, None) => tracker.unpreserve_folio(addr(blocks[0].0), order(blocks[0].1)),
-                (true, Some(range)) => tracker.preserve_pages(range),
-                (false, Some(range)) => tracker.unpreserve_pages(range),
-            };
-            let possible = !blocks.is_empty()
-                && if add { taken.is_empty() } else { taken.len() == blocks.len() };
+            // An empty range is an error, no folios are none.
+            let empty_range = blocks.is_empty() && matches!(step, Step::Range { .. });
+            let possible = !empty_range
+                && unique.len() == blocks.len()
+                && !blocks.iter().any(|block| wrong(&block));
             prop_assert_eq!(result.is_ok(), possible, "{:?}", result);
+            if let Err(OutgoingError::AlreadyPreserved { addr, order }) = result {
+                let named = (addr.as_u64(), order.as_u32());
+                prop_assert!(add && blocks.contains(&named));
+                let twice = blocks.iter().filter(|&&block| block == named).count() > 1;
+                prop_assert!(model.contains(&named) || twice);
+            }
+            if let Err(OutgoingError::NotPreserved { addr, order }) = result {
+                let named = (addr.as_u64(), order.as_u32());
+                prop_assert!(!add && blocks.contains(&named));
+                let twice = blocks.iter().filter(|&&block| block == named).count() > 1;
+                prop_assert!(!model.contains(&named) || twice);
+            }
             if possible && add {
                 model.extend(blocks);
             } else if possible {
@@ -113,6 +191,35 @@ proptest! {
         prop_assert_eq!(leaves, 0, "nothing else was in the tree");
         tracker.destroy();
         prop_assert_eq!(alloc.live(), []);
+    }
+
+    /// A batch refuses what is refused one by one: folios in scratch and such that are not aligned,
+    /// right beside others that are fine.
+    #[test]
+    fn a_batch_refuses_what_one_by_one_is_refused(
+        folios in prop::collection::vec((0u64..300, 0u32..3, prop::bool::weighted(0.02)), 1..80),
+        sorted in any::<bool>(), page in prop::sample::select(&PageSize::ALL),
+    ) {
+        let sim = Sim::new(page);
+        let alloc = sim.alloc();
+        // An area that starts and ends amidst what could be folios.
+        let scratch = [pages(page, FREE + 130, 50)];
+        let new = || Tracker::new(&sim.memory, &alloc, page, &scratch).unwrap();
+        let (one_by_one, batch) = (new(), new());
+        let mut folios: Vec<_> = folios.into_iter().map(|(at, o, askew)| {
+            let at = (FREE + at).next_multiple_of(if askew { 1 } else { 1 << o });
+            (addr((at << page.shift()) + u64::from(askew) * 64), order(o))
+        }).collect();
+        if sorted {
+            folios.sort();
+        }
+        folios.dedup();
+        let expected = folios.iter().try_for_each(|&(at, o)| one_by_one.preserve_folio(at, o));
+        let result = batch.preserve_folios(folios.iter().copied());
+        prop_assert_eq!(result.is_ok(), expected.is_ok());
+        if let Err(OutgoingError::Key(_) | OutgoingError::InScratch { .. }) = expected {
+            prop_assert_eq!(result, expected);
+        }
     }
 
     /// What a range adds, the same range takes out again, wherever nodes meet.

@@ -14,12 +14,23 @@ pub struct Field {
     pub dword: u16,
     /// Its bits there.
     pub bits: u32,
+    /// Which one it is, where the row occurs more than once; from 0.
+    pub index: u16,
     /// Its class for the function's kind.
     pub class: Class,
-    /// Its name.
-    pub name: &'static str,
-    /// What would break.
-    pub reason: &'static str,
+    /// Where the capability starts that it belongs to; 0 for the header.
+    pub base: u16,
+    /// Where its row comes in the table.
+    pub order: usize,
+    /// Its row.
+    pub row: &'static Row,
+}
+
+impl Field {
+    /// The field's value in its dword's, counted in its own lowest bit.
+    pub const fn value(&self, dword: u32) -> u32 {
+        (dword & self.bits) >> self.bits.trailing_zeros()
+    }
 }
 
 /// Why the fields of a function cannot be told, or the function cannot be preserved as this kind.
@@ -42,6 +53,11 @@ pub enum FieldError {
         /// Where the walk ended.
         offset: u16,
     },
+    /// Its virtual functions are off, or it has none: it is no physical function of preserved ones.
+    NotPhysical {
+        /// The function.
+        function: Sbdf,
+    },
     /// A field is in a state with which a function of this kind cannot be preserved.
     Unfit {
         /// The function.
@@ -59,6 +75,9 @@ impl fmt::Display for FieldError {
             }
             Self::Unreadable { function, offset } => {
                 write!(f, "{function}: capabilities end badly at {offset:#x}")
+            }
+            Self::NotPhysical { function } => {
+                write!(f, "{function} has no virtual functions on")
             }
             Self::Unfit { function, field } => {
                 write!(f, "{function} cannot be preserved while {field} is on")
@@ -112,7 +131,7 @@ pub fn for_each_field<C: PciConfigAccess>(
         visit: &mut visit,
         error: None,
     };
-    for header in TABLE_OF_FIELDS {
+    for (block, header) in TABLE_OF_FIELDS.iter().enumerate() {
         let here = match header.place {
             Place::Header => true,
             Place::Type0 => found == 0,
@@ -120,7 +139,7 @@ pub fn for_each_field<C: PciConfigAccess>(
             Place::Cap(_) | Place::Dvsec { .. } => false,
         };
         if here {
-            locate.rows(header.rows, 0, 0x40);
+            locate.rows(block, header.rows, 0, 0x40);
         }
     }
     let _ = walk_standard(&mut source, found, |cap| locate.capability(cap));
@@ -131,6 +150,37 @@ pub fn for_each_field<C: PciConfigAccess>(
         Some(error) => Err(error),
         None => Ok(()),
     }
+}
+
+/// As [`for_each_field`], for a function that is to be preserved: whether it can be, as it is now.
+///
+/// # Errors
+/// [`FieldError`], also [`FieldError::Unfit`] and [`FieldError::NotPhysical`]. `visit` may have been called then.
+pub fn for_each_field_of_fit<C: PciConfigAccess>(
+    config: &C,
+    function: Sbdf,
+    kind: Kind,
+    mut visit: impl FnMut(Field),
+) -> Result<(), FieldError> {
+    if kind == Kind::Physical && kind_of(config, function)? != kind {
+        return Err(FieldError::NotPhysical { function });
+    }
+    let mut result = Ok(());
+    for_each_field(config, function, kind, |field| {
+        if result.is_ok() && field.row.must_be_zero(kind) {
+            let offset = field.dword;
+            result = match config.read_u32(function, offset) {
+                Err(_) => Err(FieldError::Unreadable { function, offset }),
+                Ok(dword) if dword & field.bits != 0 => {
+                    let field = field.row.field;
+                    Err(FieldError::Unfit { function, field })
+                }
+                Ok(_) => Ok(()),
+            };
+        }
+        visit(field);
+    })?;
+    result
 }
 
 /// The strictest kind that a function's registers allow: what to take it for if nobody says.
@@ -152,25 +202,35 @@ pub fn kind_of<C: PciConfigAccess>(config: &C, function: Sbdf) -> Result<Kind, F
         1 => return Ok(Kind::Bridge),
         _ => return Err(FieldError::Header { function, found }),
     }
-    let mut physical = false;
-    let mut source = |at: Access| config.read(function, at).ok();
-    let mut express = false;
-    let _ = walk_standard(&mut source, found, |cap| {
-        express |= cap.id == CapId::Standard(0x10);
+    let sriov = capability(config, function, CapId::Extended(0x10));
+    let physical = sriov.is_some_and(|at| {
+        let control = config.read_u16(function, at + 8);
+        control.is_ok_and(|control| control & 1 != 0)
     });
-    if express {
-        let _ = walk_extended(&mut source, |cap| {
-            physical |= cap.id == CapId::Extended(0x10)
-                && config
-                    .read_u16(function, cap.offset + 8)
-                    .is_ok_and(|control| control & 1 != 0);
-        });
-    }
     Ok(if physical {
         Kind::Physical
     } else {
         Kind::PeerEndpoint
     })
+}
+
+/// Where the first capability of this number starts; `None` if there is none, or the list cannot be
+/// read. No write.
+pub(crate) fn capability<C: PciConfigAccess>(config: &C, function: Sbdf, id: CapId) -> Option<u16> {
+    let mut source = |at: Access| config.read(function, at).ok();
+    let header_type = source.u8(0x0e)? & 0x7f;
+    let mut found = None;
+    let mut express = false;
+    let _ = walk_standard(&mut source, header_type, |cap| {
+        express |= cap.id == CapId::Standard(0x10);
+        found = found.or((cap.id == id).then_some(cap.offset));
+    });
+    if express {
+        let _ = walk_extended(&mut source, |cap| {
+            found = found.or((cap.id == id).then_some(cap.offset));
+        });
+    }
+    found
 }
 
 /// The dwords at which a capability starts.
@@ -207,7 +267,7 @@ struct Locate<'l, C, V> {
 impl<C: PciConfigAccess, V: FnMut(Field)> Locate<'_, C, V> {
     fn capability(&mut self, cap: Capability) {
         let (base, end) = (cap.offset, self.starts.end_of(cap.offset));
-        for block in TABLE_OF_FIELDS {
+        for (number, block) in TABLE_OF_FIELDS.iter().enumerate() {
             let here = match block.place {
                 Place::Cap(id) => id == cap.id,
                 Place::Dvsec { vendor, id } => {
@@ -218,39 +278,80 @@ impl<C: PciConfigAccess, V: FnMut(Field)> Locate<'_, C, V> {
                 Place::Header | Place::Type0 | Place::Type1 => false,
             };
             if here {
-                self.rows(block.rows, base, end);
+                self.rows(number, block.rows, base, end);
             }
         }
     }
 
-    fn rows(&mut self, rows: &'static [Row], base: u16, end: u16) {
-        for row in rows {
+    fn rows(&mut self, block: usize, rows: &'static [Row], base: u16, end: u16) {
+        for (number, row) in rows.iter().enumerate() {
+            if !self.holds(row.when, base) {
+                continue;
+            }
+            let class = row.class(self.kind);
+            let field = |index| Field {
+                dword: 0,
+                bits: 0,
+                index,
+                class,
+                base,
+                // A block has fewer rows than this.
+                order: block << 8 | number,
+                row,
+            };
+            if let Repeat::Streams { selective } = row.repeat {
+                self.streams(field(0), selective, base, end);
+                continue;
+            }
             let (count, step) = self.times(row, base);
             for n in 0..count {
                 // At most 256 rows of 12 bytes behind an offset below 4096.
                 let at = base + row.first + n * step;
-                if at < end && self.holds(row.when, base) {
-                    self.field(row, at);
+                if at < end {
+                    self.field(field(n), at);
                 }
             }
         }
     }
 
-    fn field(&mut self, row: &'static Row, at: u16) {
-        let dword = at & !3;
-        let bits = row.bits << (8 * (at & 3));
-        if row.must_be_zero(self.kind) && self.read(dword) & bits != 0 {
-            let function = self.function;
-            let field = row.field;
-            self.error = self.error.or(Some(FieldError::Unfit { function, field }));
+    /// The fields of the IDE streams: those of the links, 8 bytes each, then the selective ones,
+    /// which say how many address blocks of 12 bytes they have.
+    fn streams(&mut self, mut field: Field, selective: bool, base: u16, end: u16) {
+        let capability = self.read(base + 4);
+        let links = match capability & 1 {
+            0 => 0,
+            _ => (capability >> 13 & 7) as u16 + 1,
+        };
+        let selectives = match capability & 2 {
+            0 => 0,
+            _ => (capability >> 16 & 0xff) as u16 + 1,
+        };
+        let mut at = base + 0x0c;
+        for link in 0..links {
+            if !selective && at < end {
+                field.index = link;
+                self.field(field, at + field.row.first);
+            }
+            at += 8;
         }
-        (self.visit)(Field {
-            dword,
-            bits,
-            class: row.class(self.kind),
-            name: row.field,
-            reason: row.reason,
-        });
+        if !selective {
+            return;
+        }
+        for stream in 0..selectives {
+            if at + field.row.first >= end {
+                return;
+            }
+            field.index = stream;
+            self.field(field, at + field.row.first);
+            at += 20 + 12 * (self.read(at) & 0xf) as u16;
+        }
+    }
+
+    fn field(&mut self, mut field: Field, at: u16) {
+        let row = field.row;
+        field.dword = at & !3;
+        field.bits = row.bits << (8 * (at & 3));
+        (self.visit)(field);
     }
 
     fn holds(&mut self, when: When, base: u16) -> bool {
@@ -258,6 +359,7 @@ impl<C: PciConfigAccess, V: FnMut(Field)> Locate<'_, C, V> {
             When::Always => true,
             When::Version2 => self.read(base) >> 16 & 0xf >= 2,
             When::Slot => self.read(base) >> 24 & 1 != 0,
+            When::Pin => self.read(0x3c) >> 8 & 0xff != 0,
         }
     }
 
@@ -285,6 +387,8 @@ impl<C: PciConfigAccess, V: FnMut(Field)> Locate<'_, C, V> {
                 let has = capability & 0x20 != 0;
                 (if has { ports.div_ceil(32) } else { 0 }, 4)
             }
+            // Visited on their own, as their places depend on each other.
+            Repeat::Streams { .. } => (0, 0),
         }
     }
 

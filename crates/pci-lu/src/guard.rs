@@ -25,19 +25,23 @@
 //! | incoming | [`Guarded::adopt`] | Normal | Updated | yes |
 //! | incoming | [`Guarded::finish`] | Updated | Normal | no |
 //!
+//! Between [`Guarded::close`] and [`Guarded::adopt`] a function takes no write at all: it was preserved,
+//! and nobody has looked yet whether it is still the same.
+//!
 //! # Locks
 //! Writes share a lock that an event holds alone: after an event has returned, no write is under
 //! way that was judged before it.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::fmt;
 
 use kho_hal::{Access, PciConfigAccess, PciError, Sbdf};
 use spin::rwlock::RwLock;
 
-use crate::fields::{Field, FieldError, for_each_field};
-use crate::table::{Class, Kind};
+use crate::fields::{Field, FieldError, for_each_field, for_each_field_of_fit, kind_of};
+use crate::setup::{Past, Phase, SetError, Settings, Survey};
+use crate::table::{Class, Kind, Request, Setting};
 
 /// Where a function is in an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +76,13 @@ pub enum GuardError {
         /// The kind it is known as.
         known: Kind,
     },
+    /// Translation is on, and its owner has not said that he knows; see [`Guarded::set`].
+    Unconfirmed {
+        /// The function.
+        function: Sbdf,
+        /// The field that says so.
+        field: &'static str,
+    },
     /// A driver's rule names bits that are not a vendor's.
     NotVendor {
         /// The function.
@@ -87,6 +98,9 @@ impl fmt::Display for GuardError {
             Self::Field(cause) => cause.fmt(f),
             Self::State { function, state } => write!(f, "{function} is in state {state:?}"),
             Self::Kind { function, known } => write!(f, "{function} is known as {known:?}"),
+            Self::Unconfirmed { function, field } => {
+                write!(f, "{function}: nobody has confirmed {field}")
+            }
             Self::NotVendor { function, offset } => {
                 write!(f, "{function}: {offset:#x} is not the vendor's to rule")
             }
@@ -119,6 +133,8 @@ struct Tracked {
     kept: Vec<Kept>,
     outgoing: State,
     incoming: bool,
+    /// Fields of the incoming side that are on and that their owner has not asked for yet.
+    unconfirmed: Vec<(Setting, &'static str)>,
 }
 
 impl Tracked {
@@ -131,7 +147,16 @@ impl Tracked {
 #[derive(Debug)]
 pub struct Guarded<C> {
     inner: C,
-    functions: RwLock<BTreeMap<Sbdf, Tracked>>,
+    functions: RwLock<Functions>,
+}
+
+#[derive(Debug)]
+struct Functions {
+    tracked: BTreeMap<Sbdf, Tracked>,
+    /// Those that arrived and were not found yet.
+    closed: BTreeSet<Sbdf>,
+    /// What was adopted for life.
+    lasting: BTreeMap<Sbdf, Settings>,
 }
 
 impl<C: PciConfigAccess> Guarded<C> {
@@ -139,7 +164,11 @@ impl<C: PciConfigAccess> Guarded<C> {
     pub const fn new(inner: C) -> Self {
         Self {
             inner,
-            functions: RwLock::new(BTreeMap::new()),
+            functions: RwLock::new(Functions {
+                tracked: BTreeMap::new(),
+                closed: BTreeSet::new(),
+                lasting: BTreeMap::new(),
+            }),
         }
     }
 
@@ -150,7 +179,7 @@ impl<C: PciConfigAccess> Guarded<C> {
 
     /// The state of a function. One that is frozen is so whatever its incoming side.
     pub fn state(&self, function: Sbdf) -> State {
-        match self.functions.read().get(&function) {
+        match self.functions.read().tracked.get(&function) {
             None => State::Normal,
             Some(tracked) if tracked.outgoing == State::Frozen => State::Frozen,
             Some(tracked) if tracked.incoming => State::Updated,
@@ -161,7 +190,8 @@ impl<C: PciConfigAccess> Guarded<C> {
     /// Whether writes to the function are judged now.
     pub fn is_guarded(&self, function: Sbdf) -> bool {
         let functions = self.functions.read();
-        functions.get(&function).is_some_and(Tracked::is_guarded)
+        let tracked = functions.tracked.get(&function);
+        tracked.is_some_and(Tracked::is_guarded)
     }
 
     /// PREPARE: the function will be preserved as this kind. Reads its capabilities; no write.
@@ -188,11 +218,12 @@ impl<C: PciConfigAccess> Guarded<C> {
         let mut functions = self.functions.write();
         let state = State::Normal;
         let tracked = functions
+            .tracked
             .get_mut(&function)
             .ok_or(GuardError::State { function, state })?;
         match tracked.outgoing {
             State::Prepared => {
-                for_each_field(&self.inner, function, tracked.kind, |_| {})?;
+                for_each_field_of_fit(&self.inner, function, tracked.kind, |_| {})?;
                 tracked.outgoing = State::Frozen;
                 Ok(())
             }
@@ -203,7 +234,7 @@ impl<C: PciConfigAccess> Guarded<C> {
     /// Takes [`Guarded::freeze`] back: the function is prepared again. Never fails, and does nothing
     /// to a function that is not frozen.
     pub fn unfreeze(&self, function: Sbdf) {
-        if let Some(tracked) = self.functions.write().get_mut(&function)
+        if let Some(tracked) = self.functions.write().tracked.get_mut(&function)
             && tracked.outgoing == State::Frozen
         {
             tracked.outgoing = State::Prepared;
@@ -216,29 +247,102 @@ impl<C: PciConfigAccess> Guarded<C> {
         self.untrack(function, |tracked| tracked.outgoing = State::Normal);
     }
 
+    /// The predecessor preserved the function, and nothing else is known of it: no write to it
+    /// passes until [`Guarded::adopt`].
+    pub fn close(&self, function: Sbdf) {
+        self.functions.write().closed.insert(function);
+    }
+
     /// The function was found to be preserved by the predecessor: writes are judged until
-    /// [`Guarded::finish`]. Reads its capabilities; no write.
+    /// [`Guarded::finish`]. Reads its registers; no write. What is adopted for life is noted.
     ///
     /// # Errors
     /// [`GuardError::State`] if it is incoming already, [`GuardError::Kind`] if it is outgoing as
     /// another kind, [`GuardError::Field`]: the function is not what the record says, and it must
     /// not be written to at all.
     pub fn adopt(&self, function: Sbdf, kind: Kind) -> Result<(), GuardError> {
+        let survey = Survey::of(&self.inner, function, kind)?;
         self.track(function, kind, |tracked| {
             if tracked.incoming {
                 let state = State::Updated;
                 return Err(GuardError::State { function, state });
             }
             tracked.incoming = true;
+            tracked.unconfirmed = survey.to_confirm().collect();
             Ok(())
-        })
+        })?;
+        let mut lasting = survey.settings();
+        lasting.retain_for_life();
+        let mut functions = self.functions.write();
+        functions.closed.remove(&function);
+        functions.lasting.insert(function, lasting);
+        Ok(())
+    }
+
+    /// The kind that the function is tracked as; `None` if it is not.
+    pub fn kind(&self, function: Sbdf) -> Option<Kind> {
+        self.functions.read().tracked.get(&function).map(|t| t.kind)
+    }
+
+    /// Sets the function up at a boot, before a driver has it: the three stages of
+    /// [`crate::setup`], with what is known of it. The same call for every function, live or not; a
+    /// second one writes nothing.
+    ///
+    /// # Errors
+    /// [`SetError`].
+    pub fn init(&self, function: Sbdf, requests: &[Request]) -> Result<Settings, SetError> {
+        self.setup(function, Phase::Boot, requests)
+    }
+
+    /// Brings fields into the states that are asked for, and leaves the others alone.
+    ///
+    /// A request for a field that must stay is an error unless it asks for what is there. So the
+    /// IOMMU's driver says that it knows in which state ATS, PRI and PASID arrived: a function in
+    /// which one of them is on is not finished before.
+    ///
+    /// # Errors
+    /// [`SetError`].
+    pub fn set(&self, function: Sbdf, requests: &[Request]) -> Result<Settings, SetError> {
+        self.setup(function, Phase::Later, requests)
+    }
+
+    fn setup(
+        &self,
+        function: Sbdf,
+        phase: Phase,
+        requests: &[Request],
+    ) -> Result<Settings, SetError> {
+        let (known, lasting) = {
+            let functions = self.functions.read();
+            let known = functions.tracked.get(&function);
+            let known = known.map(|tracked| (tracked.kind, tracked.is_guarded()));
+            (known, functions.lasting.get(&function).cloned())
+        };
+        let kind = match known {
+            Some((kind, _)) => kind,
+            None => kind_of(&self.inner, function)?,
+        };
+        let past = match (known, &lasting) {
+            (Some((_, true)), _) => Past::Live,
+            (_, Some(settings)) => Past::WasLive(settings),
+            (_, None) => Past::None,
+        };
+        let survey = Survey::of(&self.inner, function, kind)?;
+        // Written through the guard, which has the last word.
+        let settings = survey.decide(phase, past, requests)?.apply(self)?;
+        if let Some(tracked) = self.functions.write().tracked.get_mut(&function) {
+            let asked = |setting| requests.iter().any(|request| request.setting == setting);
+            tracked.unconfirmed.retain(|&(setting, _)| !asked(setting));
+        }
+        Ok(settings)
     }
 
     /// FINISH: the function is its new owner's; from now on writes go through.
     ///
     /// # Errors
-    /// [`GuardError::State`] unless it is incoming.
+    /// [`GuardError::State`] unless it is incoming; [`GuardError::Unconfirmed`].
     pub fn finish(&self, function: Sbdf) -> Result<(), GuardError> {
+        self.check_confirmed(function)?;
         let mut done = false;
         self.untrack(function, |tracked| {
             done = core::mem::replace(&mut tracked.incoming, false);
@@ -246,6 +350,19 @@ impl<C: PciConfigAccess> Guarded<C> {
         let state = State::Normal;
         let refused = GuardError::State { function, state };
         if done { Ok(()) } else { Err(refused) }
+    }
+
+    /// Whether all that must be confirmed before [`Guarded::finish`] is.
+    ///
+    /// # Errors
+    /// [`GuardError::Unconfirmed`].
+    pub fn check_confirmed(&self, function: Sbdf) -> Result<(), GuardError> {
+        let functions = self.functions.read();
+        let tracked = functions.tracked.get(&function);
+        match tracked.and_then(|tracked| tracked.unconfirmed.first()) {
+            None => Ok(()),
+            Some(&(_, field)) => Err(GuardError::Unconfirmed { function, field }),
+        }
     }
 
     /// A driver's own rule: `bits` of the dword at `offset` stay, too, as long as the function is
@@ -266,6 +383,7 @@ impl<C: PciConfigAccess> Guarded<C> {
         let mut functions = self.functions.write();
         let state = State::Normal;
         let tracked = functions
+            .tracked
             .get_mut(&function)
             .ok_or(GuardError::State { function, state })?;
         if tracked.outgoing == State::Frozen {
@@ -299,7 +417,7 @@ impl<C: PciConfigAccess> Guarded<C> {
         event: impl FnOnce(&mut Tracked) -> Result<(), GuardError>,
     ) -> Result<(), GuardError> {
         let mut functions = self.functions.write();
-        if let Some(tracked) = functions.get_mut(&function) {
+        if let Some(tracked) = functions.tracked.get_mut(&function) {
             if tracked.kind != kind {
                 let known = tracked.kind;
                 return Err(GuardError::Kind { function, known });
@@ -311,8 +429,9 @@ impl<C: PciConfigAccess> Guarded<C> {
             kept: Vec::new(),
             outgoing: State::Normal,
             incoming: false,
+            unconfirmed: Vec::new(),
         };
-        for_each_field(&self.inner, function, kind, |field: Field| {
+        for_each_field_of_fit(&self.inner, function, kind, |field: Field| {
             let action = match field.class {
                 Class::Preserve => false,
                 Class::Action => true,
@@ -322,23 +441,23 @@ impl<C: PciConfigAccess> Guarded<C> {
                 dword: field.dword,
                 bits: field.bits,
                 action,
-                name: field.name,
-                reason: field.reason,
+                name: field.row.field,
+                reason: field.row.reason,
             });
         })?;
         tracked.kept.sort_by_key(|kept| kept.dword);
         event(&mut tracked)?;
-        functions.insert(function, tracked);
+        functions.tracked.insert(function, tracked);
         Ok(())
     }
 
     /// Applies `event` to the function, and forgets it if no side of it is left.
     fn untrack(&self, function: Sbdf, event: impl FnOnce(&mut Tracked)) {
         let mut functions = self.functions.write();
-        if let Some(tracked) = functions.get_mut(&function) {
+        if let Some(tracked) = functions.tracked.get_mut(&function) {
             event(tracked);
             if tracked.outgoing == State::Normal && !tracked.incoming {
-                functions.remove(&function);
+                functions.tracked.remove(&function);
             }
         }
     }
@@ -392,7 +511,14 @@ impl<C: PciConfigAccess> PciConfigAccess for Guarded<C> {
 
     fn write(&self, function: Sbdf, at: Access, value: u32) -> Result<(), PciError> {
         let functions = self.functions.read();
-        if let Some(tracked) = functions.get(&function)
+        if functions.closed.contains(&function) {
+            return Err(PciError::Refused {
+                function,
+                field: "every register",
+                reason: "it was preserved, and nobody has looked yet whether it is still the same",
+            });
+        }
+        if let Some(tracked) = functions.tracked.get(&function)
             && tracked.is_guarded()
         {
             self.judge(tracked, function, at, value)?;

@@ -99,8 +99,8 @@ pub enum RecordError {
         /// The function.
         function: Sbdf,
     },
-    /// Bytes that must be zero are not: the reserved ones of the first form, those of a free slot
-    /// of the second.
+    /// Bytes that must be zero are not, or hold what they cannot: the reserved ones of the first
+    /// form, those of a free slot of the second, kind and sizes of the object beside it.
     Reserved {
         /// The function that the entry names.
         function: Sbdf,
@@ -162,7 +162,7 @@ impl fmt::Display for RecordError {
             Self::Unsorted { function } => write!(f, "{function} is out of order in the record"),
             Self::Duplicate { function } => write!(f, "{function} is in the record twice"),
             Self::Reserved { function } => {
-                write!(f, "{function}: reserved bytes of its entry are not zero")
+                write!(f, "{function}: bytes of its entry hold what they cannot")
             }
             Self::Refcount {
                 function,
@@ -290,7 +290,7 @@ impl<'r> Record<'r> {
 }
 
 /// What a handover's check found, as an error of the record at `at`.
-fn memory(at: PhysAddr, error: &IncomingError) -> RecordError {
+pub(crate) fn memory(at: PhysAddr, error: &IncomingError) -> RecordError {
     match error.fault {
         kho_core::incoming::Fault::Workspace { words } => RecordError::Workspace { words },
         kho_core::incoming::Fault::Count { at, found, max } => {

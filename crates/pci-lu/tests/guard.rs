@@ -11,10 +11,11 @@ mod pci;
 
 use std::collections::BTreeSet;
 
-use kho_hal::sim::pci::SimBus;
+use kho_hal::sim::pci::{SimBus, SimFunction};
 use kho_hal::{PciConfigAccess, PciError, Width};
+use kho_pci_lu::setup::Survey;
 use kho_pci_lu::{
-    Class, Field, FieldError, GuardError, Guarded, Kind, State, for_each_field, kind_of,
+    Class, Field, FieldError, GuardError, Guarded, Kind, Setting, State, for_each_field, kind_of,
 };
 use pci::*;
 
@@ -79,7 +80,7 @@ fn accesses(dword: u16) -> impl Iterator<Item = (u16, Width)> {
 }
 
 #[test]
-fn test_01_nothing_that_must_stay_changes() {
+fn t01_nothing_that_must_stay_changes() {
     for kind in Kind::ALL {
         for state in [State::Frozen, State::Updated] {
             let bus = live(kind);
@@ -103,7 +104,7 @@ fn test_01_nothing_that_must_stay_changes() {
                 }
                 for (field, value) in &before {
                     let now = bus.peek(HERE, at(field.dword, Width::U32)) & field.bits;
-                    assert_eq!(now, *value, "{kind:?} {} at {offset:#x}", field.name);
+                    assert_eq!(now, *value, "{kind:?} {} at {offset:#x}", field.row.field);
                 }
             }
             assert!(done > 1000 && stopped > 1000, "{kind:?}: {done} {stopped}");
@@ -129,11 +130,42 @@ fn same_as_cold(kind: Kind, guard: &Guarded<&SimBus>) {
     assert_eq!(bus.take_records(), cold.take_records());
 }
 
+/// The IOMMU's driver says that it knows what is on.
+fn confirm(guard: &Guarded<&SimBus>) {
+    let found = Survey::of(guard, HERE, guard.kind(HERE).unwrap()).unwrap();
+    let found = found.settings();
+    let on = |setting: Setting| Some(setting.to(found.get(setting)?));
+    let on = [Setting::Ats, Setting::Pri, Setting::Pasid].map(on);
+    let on: Vec<_> = on.into_iter().flatten().collect();
+    guard.set(HERE, &on).unwrap();
+}
+
 #[test]
-fn test_02_after_finish_every_write_goes_through() {
+fn t12_translation_is_confirmed_before_it_is_finished() {
+    let bus = live(Kind::PeerEndpoint);
+    let guard = guarded(&bus, Kind::PeerEndpoint, State::Updated);
+    let unconfirmed = GuardError::Unconfirmed {
+        function: HERE,
+        field: "ATS Control: Enable",
+    };
+    assert_eq!(guard.finish(HERE), Err(unconfirmed));
+    assert_eq!(guard.check_confirmed(HERE), Err(unconfirmed));
+    assert!(guard.is_guarded(HERE));
+    confirm(&guard);
+    guard.finish(HERE).unwrap();
+    // What is on in a function that leaves is for nobody here to confirm.
+    let bus = live(Kind::PeerEndpoint);
+    let guard = guarded(&bus, Kind::PeerEndpoint, State::Frozen);
+    guard.check_confirmed(HERE).unwrap();
+    guard.cancel(HERE);
+}
+
+#[test]
+fn t02_after_finish_every_write_goes_through() {
     for kind in Kind::ALL {
         let bus = live(kind);
         let guard = guarded(&bus, kind, State::Updated);
+        confirm(&guard);
         guard.finish(HERE).unwrap();
         same_as_cold(kind, &guard);
         let bus = live(kind);
@@ -144,7 +176,7 @@ fn test_02_after_finish_every_write_goes_through() {
 }
 
 #[test]
-fn test_03_without_an_update_the_writes_are_those_of_any_boot() {
+fn t03_without_an_update_the_writes_are_those_of_any_boot() {
     for kind in Kind::ALL {
         let bus = live(kind);
         same_as_cold(kind, &guarded(&bus, kind, State::Normal));
@@ -161,7 +193,7 @@ fn test_03_without_an_update_the_writes_are_those_of_any_boot() {
 }
 
 #[test]
-fn test_04_a_write_is_refused_whole() {
+fn t04_a_write_is_refused_whole() {
     let bus = live(Kind::PeerEndpoint);
     let pm = cap(&bus, HERE, PM) + 4;
     bus.poke(HERE, at(pm, Width::U16), 0x8008);
@@ -190,7 +222,7 @@ fn test_04_a_write_is_refused_whole() {
 }
 
 #[test]
-fn test_05_read_modify_write_of_command() {
+fn t05_read_modify_write_of_command() {
     let bus = live(Kind::Endpoint);
     let guard = guarded(&bus, Kind::Endpoint, State::Updated);
     let command = guard.read_u16(HERE, 0x04).unwrap();
@@ -198,6 +230,11 @@ fn test_05_read_modify_write_of_command() {
     guard.write_u16(HERE, 0x04, command | 2 | 0x400).unwrap();
     refused("Command: Bus Master", guard.write_u16(HERE, 0x04, 0x0400));
     assert_eq!(guard.read_u16(HERE, 0x04).unwrap(), command | 0x402);
+    // Where nothing must stay, nothing is looked up: a write is one access, as without a guard.
+    let reads = bus.reads();
+    guard.write_u8(HERE, 0x3c, 11).unwrap();
+    guard.write_u8(HERE, 0x0f, 0).unwrap();
+    assert_eq!(bus.reads(), reads);
 }
 
 /// Turns each bit of the space by itself at each width; returns those that were refused.
@@ -225,7 +262,7 @@ fn refusals(bus: &SimBus, guard: &Guarded<&SimBus>) -> BTreeSet<(u16, u8)> {
 }
 
 #[test]
-fn test_06_every_width_gives_the_same_verdict() {
+fn t06_every_width_gives_the_same_verdict() {
     for kind in Kind::ALL {
         let bus = live(kind);
         let guard = guarded(&bus, kind, State::Frozen);
@@ -239,7 +276,7 @@ fn test_06_every_width_gives_the_same_verdict() {
 }
 
 #[test]
-fn test_08_bus_numbers_stay() {
+fn t08_bus_numbers_stay() {
     let bus = live(Kind::Bridge);
     let guard = guarded(&bus, Kind::Bridge, State::Updated);
     let field = "Primary, Secondary, Subordinate Bus";
@@ -257,7 +294,7 @@ fn test_08_bus_numbers_stay() {
 }
 
 #[test]
-fn test_10_success_means_that_the_hardware_has_it() {
+fn t10_success_means_that_the_hardware_has_it() {
     let bus = live(Kind::PeerEndpoint);
     let guard = guarded(&bus, Kind::PeerEndpoint, State::Frozen);
     let exp = cap(&bus, HERE, EXP);
@@ -277,7 +314,7 @@ fn test_10_success_means_that_the_hardware_has_it() {
 }
 
 #[test]
-fn test_14_virtual_functions_stay() {
+fn t14_virtual_functions_stay() {
     let bus = live(Kind::Physical);
     let before = bus.functions();
     assert_eq!(before.len(), 5, "four virtual functions");
@@ -310,7 +347,7 @@ fn test_14_virtual_functions_stay() {
 }
 
 #[test]
-fn test_17_shutdown_after_freeze() {
+fn t17_shutdown_after_freeze() {
     let bus = live(Kind::Bridge);
     let (kept, other) = (
         kho_hal::Sbdf::new(0, 1, 0, 0).unwrap(),
@@ -334,7 +371,7 @@ fn test_17_shutdown_after_freeze() {
 }
 
 #[test]
-fn test_20_every_reset_is_refused() {
+fn t20_every_reset_is_refused() {
     let bus = live(Kind::PeerEndpoint);
     let offsets = [AF, EXP, PM].map(|id| cap(&bus, HERE, id));
     let guard = guarded(&bus, Kind::PeerEndpoint, State::Updated);
@@ -385,7 +422,7 @@ fn test_20_every_reset_is_refused() {
 }
 
 #[test]
-fn test_24_the_least_that_is_ever_refused() {
+fn t24_the_least_that_is_ever_refused() {
     let bus = live(Kind::Endpoint);
     let [pm, exp, acs, af, pri] = [PM, EXP, ACS, AF, PRI].map(|id| cap(&bus, HERE, id));
     let vc = cap(&bus, HERE, kho_hal::walk::CapId::Extended(2));
@@ -464,6 +501,13 @@ fn what_cannot_be_preserved_is_told() {
     let bus = live(Kind::Physical);
     let enable = unfit("SR-IOV Control: VF Enable");
     assert_eq!(guard_of(&bus, Kind::PeerEndpoint), enable);
+    // Taken for what it is not, its Bus Master would not be guarded.
+    let bus = live(Kind::PeerEndpoint);
+    let function = HERE;
+    assert_eq!(
+        guard_of(&bus, Kind::Physical),
+        Err(GuardError::Field(FieldError::NotPhysical { function }))
+    );
     // Powered down, also between PREPARE and FREEZE.
     let bus = live(Kind::Endpoint);
     let guard = guarded(&bus, Kind::Endpoint, State::Prepared);
@@ -478,7 +522,44 @@ fn what_cannot_be_preserved_is_told() {
         .with_register(cxl + 4, 4, 0x0010_1e98, 0, 0)
         .with_register(cxl + 0x0c, 2, 4, 0xffff, 0);
     bus.add(HERE, function);
-    assert_eq!(guard_of(&bus, Kind::Endpoint), unfit("CXL Control"));
+    assert_eq!(
+        guard_of(&bus, Kind::Endpoint),
+        unfit("CXL Control: Cache, Mem")
+    );
+    // An IDE stream by itself, also where those before it say how long they are.
+    for (offset, name) in [
+        (0x0c, "Link IDE Stream: Enable"),
+        (0x14, "Link IDE Stream: Enable"),
+        (0x20, "Selective IDE Stream: Enable"),
+        (0x20 + 20 + 24, "Selective IDE Stream: Enable"),
+    ] {
+        let bus = SimBus::new();
+        let mut function = endpoint();
+        let ide = function.extended(0x30, 1, 0x60);
+        // Two links, two selective streams, the first with two address blocks.
+        let function = function
+            .with_register(ide + 4, 4, 0x0001_2003, 0, 0)
+            .with_register(ide + 0x1c, 4, 2, 0, 0)
+            .with_register(ide + offset, 4, 0xff00_0001, u32::MAX, 0);
+        bus.add(HERE, function);
+        assert_eq!(guard_of(&bus, Kind::Endpoint), unfit(name), "{offset:#x}");
+        bus.write_u32(HERE, ide + offset, 0xff00_0000).unwrap();
+        let guard = guarded(&bus, Kind::Endpoint, State::Frozen);
+        refused(name, guard.write_u32(HERE, ide + offset, 1));
+        guard.write_u32(HERE, ide + offset, 0x0100_0000).unwrap();
+    }
+    // A stream that is off, whatever its status says, and what looks like one behind the capability.
+    let bus = SimBus::new();
+    let mut function = endpoint();
+    let ide = function.extended(0x30, 1, 0x14);
+    let behind = function.extended(0x000b, 1, 0x10);
+    let function = function
+        .with_register(ide + 4, 4, 0x0001_2003, 0, 0)
+        .with_register(ide + 0x10, 4, 3, 0, 0)
+        .with_register(behind + 4, 4, 1, 0, 0)
+        .with_register(behind + 0x0c, 4, 1, 0, 0);
+    bus.add(HERE, function);
+    assert_eq!(guard_of(&bus, Kind::Endpoint), Ok(()));
     let header = |found| {
         Err(GuardError::Field(FieldError::Header {
             function: HERE,
@@ -507,6 +588,12 @@ fn the_kind_to_take_a_function_for() {
         assert_eq!(kind_of(&bus, HERE), Ok(expected));
         guarded(&bus, expected, State::Updated);
     }
+    // What is not PCI Express has no extended capabilities, whatever answers there.
+    let bus = SimBus::new();
+    let mut function = SimFunction::endpoint(1, 2);
+    let at = function.extended(0x10, 1, 0x40);
+    bus.add(HERE, function.with_register(at + 8, 2, 1, 0, 0));
+    assert_eq!(kind_of(&bus, HERE), Ok(Kind::PeerEndpoint));
     let absent = FieldError::Header {
         function: HERE,
         found: 0x7f,
@@ -528,6 +615,17 @@ fn a_driver_adds_and_never_takes_away() {
     guard
         .add_rule(HERE, 0xf8, 0xff00, "mine", "because")
         .unwrap();
+    // Bits beside a field of the table, in its dword.
+    let pm = cap(&bus, HERE, PM) + 4;
+    assert!(
+        guard
+            .add_rule(HERE, pm, 0x0100_8000, "mine", "because")
+            .is_err()
+    );
+    guard
+        .add_rule(HERE, pm, 0x0100_0000, "data", "because")
+        .unwrap();
+    refused("data", guard.write_u32(HERE, pm, 0x0100_0008));
     refused("mine", guard.write_u16(HERE, 0xf8, 0x0100));
     guard.write_u8(HERE, 0xf8, 0x77).unwrap();
     refused("Command: Bus Master", guard.write_u16(HERE, 0x04, 0));

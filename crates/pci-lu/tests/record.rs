@@ -9,10 +9,11 @@
 mod common;
 
 use common::{SimTracker, check, hand_over, memory};
+use kho_abi::pci::functions::{self, FunctionSer, FunctionsSer, SIZES_KNOWN};
 use kho_abi::pci::{v1, v2};
 use kho_core::outgoing::BlockSet;
 use kho_hal::{PhysAddr, PhysMem, Sbdf};
-use kho_pci_lu::{Form, Record, RecordError};
+use kho_pci_lu::{Bars, Facts, Form, Functions, Kind, Record, RecordError};
 use proptest::prelude::*;
 use zerocopy::IntoBytes;
 
@@ -157,7 +158,7 @@ fn an_unknown_object_stops_the_take_over() {
 }
 
 #[test]
-fn test_22_hostile_records_of_the_first_form() {
+fn t22_hostile_records_of_the_first_form() {
     let two = [entry1(at(0, 2)), entry1(at(0, 1))];
     let v1 = |max, nr, entries: &[v1::PciDevSer]| {
         read(|tracker| vec![(v1::NAME, write_v1(tracker, max, nr, entries))]).unwrap_err()
@@ -201,7 +202,7 @@ fn test_22_hostile_records_of_the_first_form() {
 }
 
 #[test]
-fn test_22_hostile_records_of_the_second_form() {
+fn t22_hostile_records_of_the_second_form() {
     let v2 = |version, nr, entries: &[v2::PciDevSer]| {
         read(|tracker| vec![(v2::NAME, write_v2(tracker, version, nr, entries))]).unwrap_err()
     };
@@ -293,6 +294,119 @@ fn slowly(nr: u32, entries: &[(u8, u8, u16)]) -> Option<Vec<(Sbdf, u16)>> {
     (fits && found.len() == nr as usize).then_some(found)
 }
 
+fn facts(kind: Kind) -> Facts {
+    Facts {
+        kind,
+        identity: 0x0a54_8086,
+        class: 0x0108_0203,
+        bars: Some(Bars {
+            bars: [14, 0, 20, 0, 0, 0],
+            rom: 16,
+            vf_bars: [0, 0, 0, 0, 0, 12],
+        }),
+    }
+}
+
+fn write_functions(tracker: &SimTracker<'_>, count: u64, entries: &[FunctionSer]) -> u64 {
+    let mut set = BlockSet::<FunctionSer>::default();
+    set.resize(tracker, entries.len()).unwrap();
+    for (i, entry) in entries.iter().enumerate() {
+        set.write(tracker, i, entry).unwrap();
+    }
+    let (at, _) = tracker.alloc_preserved(16).unwrap();
+    let header = FunctionsSer {
+        count: count.into(),
+        entries: set.head().as_u64().into(),
+    };
+    tracker.mem().write(at, header.as_bytes()).unwrap();
+    at.as_u64()
+}
+
+fn read_functions(
+    build: impl FnOnce(&SimTracker<'_>) -> Vec<(&'static str, u64)>,
+) -> Result<Option<Vec<(Sbdf, Facts)>>, RecordError> {
+    let mut memory = memory();
+    let boot = hand_over(&memory, build);
+    let frozen = memory.freeze();
+    let incoming = check(&frozen, boot);
+    let found = Functions::read(&incoming, &mut [0; 4096])?;
+    Ok(found.map(|found| found.iter().collect()))
+}
+
+#[test]
+fn t22_what_is_known_of_functions_comes_back_or_is_refused() {
+    let all: Vec<_> = (0..300u16)
+        .map(|n| {
+            (
+                Sbdf::from_bdf(u32::from(n) / 100, n),
+                facts(Kind::ALL[usize::from(n) % 4]),
+            )
+        })
+        .collect();
+    let sers: Vec<_> = all.iter().map(|(f, facts)| facts.ser(*f)).collect();
+    let written = |count, sers: &[FunctionSer]| {
+        read_functions(|tracker| vec![(functions::NAME, write_functions(tracker, count, sers))])
+    };
+    assert_eq!(written(300, &sers), Ok(Some(all)));
+    let kinds = [
+        Kind::Endpoint,
+        Kind::PeerEndpoint,
+        Kind::Bridge,
+        Kind::Physical,
+    ];
+    let numbers = kinds.map(|kind| facts(kind).ser(at(0, 0)).kind);
+    assert_eq!(numbers, [0, 1, 2, 3]);
+    assert_eq!(written(0, &[]), Ok(Some(Vec::new())));
+    assert_eq!(read_functions(|_| Vec::new()), Ok(None));
+    // Not written, or another number than there are.
+    for count in [u64::MAX, 299, 301] {
+        assert!(matches!(
+            written(count, &sers),
+            Err(RecordError::Mismatch { found: 300, expected, .. }) if expected == count
+        ));
+    }
+    let with = |change: fn(&mut Vec<FunctionSer>)| {
+        let mut sers = sers[..3].to_vec();
+        change(&mut sers);
+        written(3, &sers).unwrap_err()
+    };
+    let [zero, one] = [0, 1].map(|bdf| Sbdf::from_bdf(0, bdf));
+    let duplicate = with(|sers| sers[1] = sers[0]);
+    assert_eq!(duplicate, RecordError::Duplicate { function: zero });
+    let unsorted = with(|sers| sers.swap(0, 1));
+    assert_eq!(unsorted, RecordError::Unsorted { function: zero });
+    for change in [
+        (|sers| sers[1].kind = 4) as fn(&mut Vec<FunctionSer>),
+        |sers| sers[1].flags = 2 | SIZES_KNOWN,
+        |sers| sers[1].flags = 0,
+        |sers| sers[1].bars[5] = 64,
+        |sers| sers[1].rom = 255,
+        |sers| sers[1].vf_bars[0] = 64,
+        |sers| sers[1].reserved[2] = 1,
+    ] {
+        assert_eq!(with(change), RecordError::Reserved { function: one });
+    }
+    // Memory that is not preserved.
+    let error = read_functions(|_| vec![(functions::NAME, 0x50_0000)]);
+    assert!(
+        matches!(error, Err(RecordError::Memory { .. })),
+        "{error:?}"
+    );
+    // Whoever does not know the object reads the record all the same.
+    let (form, found) = {
+        let function = at(3, 0);
+        read(|tracker| {
+            vec![
+                (v2::NAME, write_v2(tracker, 2, 1, &[entry2(function, 1)])),
+                (functions::NAME, write_functions(tracker, 0, &[])),
+            ]
+        })
+    }
+    .unwrap()
+    .unwrap();
+    assert_eq!((form, found.len()), (Form::V2, 1));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -331,5 +445,10 @@ proptest! {
                 vec![(name, at.as_u64())]
             });
         }
+        let _ = read_functions(|tracker| {
+            let (at, _) = tracker.alloc_preserved(4096).unwrap();
+            tracker.mem().write(at, words.as_bytes()).unwrap();
+            vec![(functions::NAME, at.as_u64())]
+        });
     }
 }

@@ -16,7 +16,7 @@ use kho_pci_lu::{Class, Guarded, Kind, for_each_field};
 use pci::*;
 
 #[test]
-fn test_23_every_row_has_a_reason_and_a_place_of_its_own() {
+fn t23_every_row_has_a_reason_and_a_place_of_its_own() {
     for block in TABLE_OF_FIELDS {
         for row in block.rows {
             let bits = u64::from(row.bits) << (8 * (row.first & 3));
@@ -56,6 +56,8 @@ fn test_23_every_row_has_a_reason_and_a_place_of_its_own() {
                     mask, plus, step, ..
                 } => (mask + plus, step),
                 Repeat::EgressVector => (8, 4),
+                // Behind the capability's own registers, at no fixed place.
+                Repeat::Streams { .. } => (0, 0),
             };
             for n in 0..count {
                 let at = row.first + n * step;
@@ -78,7 +80,7 @@ fn test_23_every_row_has_a_reason_and_a_place_of_its_own() {
 
 /// Every bit that a write changes in the header or a capability has a row.
 #[test]
-fn test_23_every_writable_bit_is_covered() {
+fn t23_every_writable_bit_is_covered() {
     for kind in Kind::ALL {
         let mut covered = [0u32; 1024];
         for_each_field(&live(kind), HERE, kind, |field| {
@@ -103,7 +105,7 @@ fn test_23_every_writable_bit_is_covered() {
 
 /// Masks that `pci_regs.h` names, with the class that they must have somewhere.
 #[test]
-fn test_23_masks_are_those_of_pci_regs_h() {
+fn t23_masks_are_those_of_pci_regs_h() {
     let exp = Place::Cap(CapId::Standard(0x10));
     let ext = |id| Place::Cap(CapId::Extended(id));
     for (place, offset, mask) in [
@@ -250,7 +252,7 @@ const CASES: &[Case] = &[
     (60, BR, Header, 4, W, 3, 0, NOT),
     (61, E1, Header, 0x10, L, 0, u32::MAX, NOT),
     (61, E1, Header, 0x30, L, 0, 0xffff_f800, YES),
-    (62, E1, Header, 4, W, 0, 0, YES),
+    (62, E1, Header, 4, W, 0, 2, YES),
     (63, BR, Cap(EXP), 0x1c, W, 0, 0x10, YES),
     (64, BR, Header, 0x3e, W, 0x20, 0, YES),
     (66, BR, Header, 0x3e, W, 0, 0, YES),
@@ -264,6 +266,54 @@ const CASES: &[Case] = &[
     (73, BR, Header, 0x2c, L, u32::MAX, 0, NOT),
     (74, BR, Header, 0x3e, W, 0xffff, 0, YES),
 ];
+
+/// The class of each row, from 1: cold, preserve, action, driver, or read-side. Adopting is what
+/// software does beside it.
+const CLASSES: &str = "PPPPPPPPPPPPPPCCCCCCCCCCCCCCRPPPCCPCCCPPPCCCCPPXPCDPPCPXCCCPPPCCRCRRPCCPPC";
+
+#[test]
+fn rows_have_the_classes_of_the_policy() {
+    let count = |class| CLASSES.chars().filter(|c| *c == class).count();
+    // 23 preserve and adopt, 10 preserve; one action, one more with a field that is adopted.
+    assert_eq!(['C', 'P', 'X', 'D', 'R'].map(count), [34, 33, 2, 1, 4]);
+    for (number, letter) in (1..).zip(CLASSES.chars()) {
+        let expected = match letter {
+            'C' => Class::Cold,
+            'P' => Class::Preserve,
+            'X' => Class::Action,
+            'D' => Class::Driver,
+            // No write: see the test below.
+            _ => continue,
+        };
+        let mut found = Vec::new();
+        for &(_, kind, place, offset, width, clear, set, _) in
+            CASES.iter().filter(|c| c.0 == number)
+        {
+            let bus = live(kind);
+            let base = match place {
+                Header => 0,
+                Cap(id) => cap(&bus, HERE, id),
+            };
+            let at = base + offset;
+            let written = match (clear | set) & width.mask() {
+                0 => width.mask(),
+                bits => bits,
+            };
+            let written = written << (8 * (at & 3));
+            for_each_field(&bus, HERE, kind, |field| {
+                if field.dword == at & !3 && field.bits & written != 0 {
+                    found.push(field.class);
+                }
+            })
+            .unwrap();
+        }
+        // The table in a BAR is no configuration space.
+        assert!(
+            found.contains(&expected) || number == 17,
+            "row {number}: {found:?}"
+        );
+    }
+}
 
 #[test]
 fn the_guarded_writes_of_the_series() {
@@ -281,11 +331,18 @@ fn the_guarded_writes_of_the_series() {
             }
             let before = bus.peek(HERE, access);
             let writes = bus.writes();
-            let result = guard.write(HERE, access, before & !clear | set);
+            let value = before & !clear | set;
+            bus.record(true);
+            let result = guard.write(HERE, access, value);
+            bus.record(false);
+            let mut arrived = bus.take_records();
+            arrived.retain(|record| record.write);
             let text = format!("row {number}, {kind:?}, at {offset:#x}: {result:?}");
             if arrives || !live_update {
                 assert_eq!(result, Ok(()), "{text}");
                 assert_eq!(bus.writes(), writes + 1, "{text}");
+                // As before: the same value, at the same width.
+                assert_eq!((arrived[0].at, arrived[0].value), (access, value), "{text}");
             } else {
                 assert!(matches!(result, Err(PciError::Refused { .. })), "{text}");
                 assert_eq!(bus.writes(), writes, "{text}");

@@ -2,18 +2,15 @@
 
 use core::fmt;
 
-use kho_hal::{Access, PciConfigAccess, Sbdf, Width};
+use kho_hal::{Access, PciConfigAccess, PciError, Sbdf, Width};
 
 use crate::bits::ByteSet;
 use crate::cache::Cached;
 use crate::effects::{every_bus_above, pack};
-use crate::flags::{
-    ADOPTED, HEADER_TYPE, MAPPED, NO_BIST, OTHER_RULES, UNLISTED_ABSENT, UNLISTED_CONSTANT,
-    fixed_bits,
-};
-use crate::function::{Function, Keep, Kind};
+use crate::flags::{HEADER_TYPE, MAPPED, NO_BIST, UNLISTED_ABSENT, UNLISTED_CONSTANT, fixed_bits};
+use crate::function::{Function, Keep, Kind, State};
 use crate::infer::Inference;
-use crate::space::{LINES, MAP, Space};
+use crate::space::{MAP, Space};
 use crate::sync::Ordering;
 use crate::walk::Source;
 
@@ -59,6 +56,8 @@ pub enum Distrust {
     Unidentified,
     /// Another device is there now: vendor, device, class, revision or header type differ.
     Changed,
+    /// It was written to, reset, or affected by a write elsewhere, before it was added.
+    Touched,
 }
 
 /// How often an addition begins when writes to the function come between.
@@ -88,7 +87,7 @@ pub enum AddError {
         /// The function.
         function: Sbdf,
     },
-    /// It was reset or forgotten meanwhile, or written to again and again.
+    /// It was forgotten meanwhile, or written to or reset again and again.
     Interrupted {
         /// The function.
         function: Sbdf,
@@ -102,7 +101,7 @@ impl fmt::Display for AddError {
             Self::NotReady { function } => write!(f, "{function}: not ready"),
             Self::Unreadable { function } => write!(f, "{function}: identity unreadable"),
             Self::NoMemory { function } => write!(f, "{function}: no memory for its cache"),
-            Self::Interrupted { function } => write!(f, "{function}: reset while being added"),
+            Self::Interrupted { function } => write!(f, "{function}: changed while being added"),
         }
     }
 }
@@ -112,7 +111,7 @@ impl core::error::Error for AddError {}
 impl<'m> Function<'m> {
     /// Takes an inference over, and what the owner says about the rest. Returns the bytes that
     /// are zero because the owner says they are absent.
-    fn set_map(&self, inference: &Inference) -> impl Iterator<Item = Access> {
+    pub(crate) fn set_map(&self, inference: &Inference) -> impl Iterator<Item = Access> {
         let flags = self.flags.load(Ordering::Acquire);
         let declared = flags & (UNLISTED_CONSTANT | UNLISTED_ABSENT) != 0;
         let short = flags & UNLISTED_ABSENT != 0 && !inference.express;
@@ -155,47 +154,12 @@ impl<'m> Function<'m> {
         offsets.filter_map(|offset| Access::new(offset, Width::U8).ok())
     }
 
-    /// Notes that the page is a predecessor's. `header` is the dword at 0ch.
-    pub(crate) fn set_adopted(&self, policy: u64, header: u32, same_rules: bool) {
-        let header_type = u64::from(header >> 16) & HEADER_TYPE;
-        let bist = if header >> 31 == 0 { NO_BIST } else { 0 };
-        let rules = if same_rules { 0 } else { OTHER_RULES };
-        let flags = policy | ADOPTED | rules | header_type | bist;
-        self.flags.store(flags, Ordering::Release);
-    }
-
-    /// A register for the walk of an adopted function: what its page knows, or follows from what
-    /// is marked in it. Hardware is asked only for what is marked and was forgotten.
-    fn saved_register(&self, at: Access, hardware: impl FnOnce() -> Option<u32>) -> Option<u32> {
-        let flags = self.flags.load(Ordering::Acquire);
-        if flags & OTHER_RULES != 0 {
-            return hardware();
-        }
-        let marked = |offset: u16| {
-            Access::new(offset, Width::U8).is_ok_and(|pointer| self.may_cache(pointer))
-        };
-        match (at.offset(), at.width()) {
-            // Seen by the identity check.
-            (0x0f, Width::U8) if flags & NO_BIST == 0 => Some(0x80),
-            (0x0f, Width::U8) => Some(0),
-            // Status: the pointer is marked where there is a list.
-            (0x06, Width::U16) => Some(if marked(0x34) { 0x10 } else { 0 }),
-            _ => match self.page_register(at) {
-                None if self.may_cache(at) => hardware(),
-                known => known,
-            },
-        }
-    }
-
-    /// After the map of an adopted function is made: what the page knows is answered.
-    fn load_lines(&self, marked_before: impl Fn(usize) -> u64) {
-        for n in 0..MAP {
-            if let Some(known) = self.space().and_then(|space| space.known(n)) {
-                known.fetch_and(marked_before(n) & self.answerable(n), Ordering::AcqRel);
+    /// Keeps the bytes that the owner says are absent, as zeros.
+    pub(crate) fn keep_absent(&self, absent: impl Iterator<Item = Access>) {
+        for at in absent {
+            if let Some(ticket) = self.claim(at, Kind::Adding) {
+                self.keep(ticket, 0);
             }
-        }
-        for line in 0..LINES {
-            self.load_line(line);
         }
     }
 }
@@ -242,34 +206,61 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
             Unlisted::Absent => UNLISTED_ABSENT,
         };
         let _setup = entry.setup.lock();
+        let was_bridge = entry.is_bridge();
+        let added = self.add_alone(entry, function, policy);
+        if added.is_err() {
+            // Whoever interrupted the addition may have taken it out already, but not what is
+            // below it.
+            self.forget_one(entry);
+            if was_bridge {
+                self.reset_buses(function, every_bus_above(function), true);
+            }
+            self.forget_virtual_functions(entry, None);
+        }
+        added
+    }
+
+    /// For the holder of the function's `setup`.
+    fn add_alone(
+        &self,
+        entry: &Function<'m>,
+        function: Sbdf,
+        policy: u64,
+    ) -> Result<Added, AddError> {
         let how = self.adopt(entry, function, policy)?;
         if how == Added::Restored {
             return Ok(how);
         }
         if !entry.set_space(|| self.new_space()) {
-            return Err(no_memory);
+            return Err(AddError::NoMemory { function });
         }
-        let was_bridge = entry.is_bridge();
-        let mut error = AddError::Interrupted { function };
         for _ in 0..ATTEMPTS {
             let now = entry.enter(Kind::Adding);
             self.wide.look();
-            if let Err(failed) = self.infer(entry, function, policy) {
-                error = failed;
-                break;
-            }
-            if entry.advance(now, Kind::Active) {
-                entry.publish(now.active());
-                self.unless_enabled_reset(entry);
+            self.infer(entry, function, policy)?;
+            if self.complete(entry, now) {
                 return Ok(how);
             }
             if entry.state().kind() != Kind::Adding {
-                // Reset or forgotten.
+                // Forgotten.
                 break;
             }
         }
-        self.forget_with_below(entry, was_bridge.then(|| every_bus_above(function)));
-        Err(error)
+        Err(AddError::Interrupted { function })
+    }
+
+    /// Ends the addition that began with `now`, if nothing came between: what was kept is
+    /// answered.
+    pub(crate) fn complete(&self, entry: &Function<'_>, now: State) -> bool {
+        let completed = entry.advance(now, Kind::Active);
+        if completed {
+            entry.publish(now.active());
+            if !self.is_enabled() {
+                // Switched off, or about to be: nothing is to be answered.
+                self.reset_one(entry, Keep::Constants);
+            }
+        }
+        completed
     }
 
     fn new_space(&self) -> Option<Space<'m>> {
@@ -282,14 +273,11 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
     fn infer(&self, entry: &Function<'m>, function: Sbdf, policy: u64) -> Result<(), AddError> {
         entry.wipe(Keep::Nothing);
         entry.unhold();
-        entry.flags.store(policy, Ordering::Release);
-        let mut source = |at: Access| {
-            let value = self.hardware(&entry.counters, function, at).ok()?;
-            if !self.wide.any() {
-                entry.prefill(at, value);
-            }
-            Some(value)
-        };
+        // What it was before counts until it is known what it is: what is below it stays in the
+        // cache meanwhile.
+        let before = entry.flags.load(Ordering::Acquire) & HEADER_TYPE;
+        entry.flags.store(policy | before, Ordering::Release);
+        let mut source = |at: Access| self.learn(entry, at).ok();
         let unreadable = AddError::Unreadable { function };
         let identity = source.u32(0).ok_or(unreadable)?;
         let class = source.u32(8).ok_or(unreadable)?;
@@ -306,9 +294,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         };
         entry.set_identity(identity, class);
         let inference = Inference::new(&mut source).ok_or(unreadable)?;
-        for absent in entry.set_map(&inference) {
-            entry.prefill(absent, 0);
-        }
+        entry.keep_absent(entry.set_map(&inference));
         if entry.is_bridge() {
             entry.set_buses(self.buses_below(function));
         }
@@ -321,45 +307,20 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         Ok(())
     }
 
-    /// Makes sure that the function's capabilities are known: an adopted function is mapped when
-    /// it is first used, from what its page knows.
-    pub(crate) fn map(&self, entry: &Function<'_>) {
-        let is_due = || !entry.is_mapped() && entry.state().kind() == Kind::Active;
-        if !is_due() {
-            return;
-        }
-        // Nobody waits for whoever is at it.
-        let Some(_setup) = entry.setup.try_lock() else {
-            return;
-        };
-        if !is_due() {
-            return;
-        }
-        let marked: [u64; MAP] = core::array::from_fn(|n| {
-            let word = entry.space().and_then(|space| space.cacheable(n));
-            word.map_or(0, |word| word.load(Ordering::Acquire))
-        });
-        let mut source = |at: Access| {
-            entry.saved_register(at, || {
-                self.hardware(&entry.counters, entry.place(), at).ok()
-            })
-        };
-        if let Some(inference) = Inference::new(&mut source) {
-            let absent = entry.set_map(&inference);
-            entry.load_lines(|n| marked.get(n).copied().unwrap_or(0));
-            for absent in absent {
-                if let Some(ticket) = entry.claim(absent, Kind::Active) {
-                    entry.fill(ticket, 0);
+    /// Reads a register of a function that is being added, and keeps it.
+    pub(crate) fn learn(&self, entry: &Function<'_>, at: Access) -> Result<u32, PciError> {
+        let ticket = entry.claim(at, Kind::Adding);
+        let is_narrow = !self.wide.any();
+        let value = self.hardware(&entry.counters, entry.place(), at);
+        if let Some(ticket) = ticket {
+            match value {
+                // Ones may be an absent function's; a virtual one's vendor is made sure of.
+                Ok(value) if is_narrow && (value != at.width().mask() || at.offset() == 0) => {
+                    entry.keep(ticket, value);
                 }
+                _ => entry.release(ticket),
             }
-            self.unless_enabled_reset(entry);
         }
-    }
-
-    /// Takes back what was just put in, if the cache is off or goes off meanwhile.
-    fn unless_enabled_reset(&self, entry: &Function<'_>) {
-        if !self.is_enabled() {
-            self.reset_one(entry, Keep::Constants);
-        }
+        value
     }
 }

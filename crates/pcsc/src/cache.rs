@@ -1,11 +1,12 @@
 //! The cache as an access method.
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering, fence};
 
-use kho_hal::{Access, PageAlloc, PageSize, PciConfigAccess, PciError, PhysMem, Sbdf};
+use kho_hal::{Access, PageAlloc, PageSize, PciConfigAccess, PciError, PhysAddr, PhysMem, Sbdf};
 
 use crate::effects::{Moment, every_bus_above};
-use crate::function::{Function, Keep, Kind, Sighting};
+use crate::flags::HEADER_TYPE;
+use crate::function::{Function, Keep, Kind};
 use crate::index::Index;
 use crate::stats::{Counters, Stats};
 use crate::wide::WideWrites;
@@ -119,6 +120,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
 
     /// Drops everything known: the access method below reaches the hardware in another way now.
     pub fn access_changed(&self) {
+        self.touch_all(|_, _| true);
         for function in self.index.all() {
             self.reset_one(function, Keep::Nothing);
         }
@@ -150,16 +152,30 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
     /// With a bridge goes everything below it, and with a physical function every virtual one of
     /// its segment: what it does to them would go unnoticed.
     pub fn forget(&self, function: Sbdf) {
+        self.touch(function);
         if let Some(entry) = self.index.find(function) {
             let below = entry.is_bridge().then(|| self.buses_ever_below(function));
             self.forget_with_below(entry, below);
         }
     }
 
+    /// Notes that what a predecessor saved of a function does not hold any more.
+    fn touch(&self, function: Sbdf) {
+        if let Some(saved) = &self.saved {
+            saved.touch(function);
+        }
+    }
+
+    /// The same for many, which are chosen by their place and where their data lies.
+    pub(crate) fn touch_all(&self, which: impl Fn(Sbdf, PhysAddr) -> bool) {
+        if let Some(saved) = &self.saved {
+            saved.touch_all(which);
+        }
+    }
+
     /// Takes a function out, and what is on these buses below it.
     pub(crate) fn forget_with_below(&self, function: &Function<'_>, below: Option<(u8, u8)>) {
         let known = function.state().kind() != Kind::Vacant;
-        self.map(function);
         self.forget_one(function);
         if !known {
             return;
@@ -186,6 +202,7 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
                     Reset::Function => Keep::Constants,
                     _ => Keep::Nothing,
                 };
+                self.touch(function);
                 if let Some(function) = self.index.find(function) {
                     let place = function.place();
                     let virtual_functions = self.virtual_functions_of(function);
@@ -226,7 +243,6 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
     }
 
     pub(crate) fn reset_one(&self, function: &Function<'_>, keep: Keep) {
-        self.map(function);
         if let Some(now) = self.start_reset(function, keep) {
             function.counters.resets.bump();
             function.advance(now, Kind::Unsettled);
@@ -240,12 +256,11 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         keep: Keep,
     ) -> Option<crate::function::State> {
         let now = function.enter_if(|kind| match kind {
-            // An addition under way fails, since its epoch is over.
             Kind::Vacant | Kind::Adding => None,
             _ => Some(Kind::Resetting),
         });
         if now.is_none() {
-            function.enter_if(|kind| (kind == Kind::Adding).then_some(Kind::Vacant));
+            function.restart_addition();
         }
         function.unhold();
         function.wipe(keep);
@@ -283,22 +298,21 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
                 Kind::Unsettled => {
                     function.counters.bypassed.bump();
                     let value = self.hardware(&function.counters, place, at)?;
-                    let mut sighting = function.sighting(at, value);
-                    if sighting == Sighting::Unclear && value != at.width().mask() {
-                        // It answers: one look at its class decides, instead of many reads that
-                        // say little.
-                        sighting = self.look(function, place);
+                    // What is absent, or not ready yet, says nothing.
+                    let not_ready = at.offset() == 0 && value & 0xffff == 0x0001;
+                    if value == at.width().mask() || not_ready {
+                        return Ok(value);
                     }
-                    match sighting {
-                        Sighting::Unclear => {}
-                        Sighting::Same => {
+                    match self.is_same(function, place) {
+                        None => {}
+                        Some(true) => {
                             if let Some(now) = function.settle(state) {
                                 function.publish(now);
                             }
                         }
                         // Whatever it was before, nothing that was known of it or of what is
                         // below it holds.
-                        Sighting::Other => {
+                        Some(false) => {
                             let below = function.is_bridge().then(|| every_bus_above(place));
                             self.forget_with_below(function, below);
                         }
@@ -312,14 +326,20 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         self.hardware(&function.counters, place, at)
     }
 
-    /// Reads the class of an unsettled function.
-    fn look(&self, function: &Function<'_>, place: Sbdf) -> Sighting {
-        let seen = Access::new(8, kho_hal::Width::U32)
-            .map(|at| (at, self.hardware(&function.counters, place, at)));
-        match seen {
-            Ok((at, Ok(value))) => function.sighting(at, value),
-            _ => Sighting::Unclear,
+    /// Whether the device that answers is the one that is known: vendor, device, class, revision
+    /// and header type. `None` if it does not say.
+    fn is_same(&self, function: &Function<'_>, place: Sbdf) -> Option<bool> {
+        let read = |offset| {
+            let at = Access::new(offset, kho_hal::Width::U32).ok()?;
+            self.hardware(&function.counters, place, at).ok()
+        };
+        // The class first: a device that shows it shows its identity too.
+        let (class, identity, header) = (read(8)?, read(0)?, read(12)?);
+        if class == u32::MAX || header == u32::MAX || identity & 0xffff == 0x0001 {
+            return None;
         }
+        let same_header = u64::from(header >> 16) & HEADER_TYPE == function.header_type();
+        Some((identity, class) == function.identity() && same_header)
     }
 
     fn miss_active(
@@ -328,13 +348,6 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         place: Sbdf,
         at: Access,
     ) -> Result<u32, PciError> {
-        if !function.is_mapped() {
-            self.map(function);
-            if let Some(value) = function.hit(at) {
-                function.counters.hits.bump_roughly();
-                return Ok(value);
-            }
-        }
         if !function.may_cache(at) {
             function.counters.uncacheable.bump();
             return self.hardware(&function.counters, place, at);
@@ -353,7 +366,8 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         };
         // The switch may have gone off since: what comes after it is not stored.
         let on = self.enabled.load(Ordering::SeqCst);
-        if on && is_narrow && (value != at.width().mask() || self.stands(function, place, at)) {
+        let is_answer = value != at.width().mask() || self.stands(function, place, at);
+        if on && is_narrow && is_answer && function.fits(at, value) {
             function.fill(ticket, value);
         } else {
             function.release(ticket);
@@ -382,6 +396,8 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
             .map_or(&self.other, |function| &function.counters)
             .writes
             .bump();
+        self.touch(place);
+        fence(Ordering::SeqCst);
         let result = self.access.write(place, at, value);
         self.wide.look();
         if let Some(function) = self.index.find(place)
@@ -419,7 +435,6 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         value: u32,
     ) -> Result<(), PciError> {
         function.counters.writes.bump();
-        self.map(function);
         let writing = function.begin_write();
         let mut plan = function.plan(at, value, &writing);
         let mut is_wide = plan.is_wide();
@@ -428,11 +443,14 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         }
         let mut around = self.around(function, (at, value), &plan, None);
         self.apply(function, at, &plan, around, Moment::Before);
+        // What was invalidated is seen before the hardware has what is written.
+        fence(Ordering::SeqCst);
         let result = self.access.write(place, at, value);
         let alone = function.is_alone(&writing);
-        if !alone {
-            // Somebody else wrote: what this write changed is not known, nor which came last.
-            plan = function.plan(at, value, &writing);
+        if !alone || function.was_added_since(&plan) {
+            // Somebody else wrote, or added the function: what this write changed is not known,
+            // nor which write came last.
+            plan = function.plan_again(at, value, &writing, &plan);
             if !is_wide && plan.is_wide() {
                 is_wide = true;
                 self.wide.enter();

@@ -2,11 +2,11 @@
 
 use core::ops::Range;
 
-use kho_hal::{Access, PciConfigAccess, Sbdf};
+use kho_hal::{Access, PciConfigAccess, PhysAddr, Sbdf};
 
 use crate::CapId;
 use crate::cache::{Cached, join};
-use crate::function::{Function, Keep, Kind, Writing};
+use crate::function::{Function, Keep, Kind, State, Writing};
 use crate::infer::Region;
 use crate::rules::{Effect, Place, RULES, Rule, Trigger, VENDORS_OWN};
 use crate::sync::Ordering;
@@ -35,6 +35,10 @@ pub(crate) struct Plan {
     routing: bool,
     /// The function is being added: what it is, and so what a write does, is not known.
     unclear: bool,
+    /// It may act on other functions, for all that is known of other writes at the same time.
+    wide: bool,
+    /// The function when this was worked out.
+    state: Option<State>,
 }
 
 /// When a plan is carried out.
@@ -75,14 +79,9 @@ impl VirtualFunctions {
 }
 
 impl Plan {
-    /// Whether the write acts on other functions.
+    /// Whether the write may act on other functions.
     pub(crate) fn is_wide(&self) -> bool {
-        self.below
-            || self.renumber
-            || self.routing
-            || self.virtual_functions
-            || self.links
-            || self.unclear
+        self.wide || self.unclear || self.below
     }
 
     fn range(&mut self, bytes: Range<u16>) {
@@ -165,8 +164,11 @@ impl Function<'_> {
 
     /// Works out what a write does, and remembers the bits that later writes are judged by.
     pub(crate) fn plan(&self, at: Access, value: u32, writing: &Writing) -> Plan {
-        let mut plan = Plan::default();
         let state = self.state();
+        let mut plan = Plan {
+            state: Some(state),
+            ..Plan::default()
+        };
         let touches = |r: &Region| at.offset() < r.end && at.end() > r.start;
         let mut listed = at.end() <= 0x40;
         for region in self.regions().filter(touches) {
@@ -189,6 +191,8 @@ impl Function<'_> {
                 if write.touched != 0 {
                     self.note(index, write.ones != 0);
                 }
+                // Another write at the same time may be what lets this one fire.
+                plan.wide |= rule.effects.iter().any(|effect| effect.is_wide());
                 if rule.fires(write, before) {
                     for effect in rule.effects {
                         self.note_effect(&mut plan, *effect);
@@ -202,6 +206,36 @@ impl Function<'_> {
         plan.everything |= plan.unclear;
         // A register whose meaning is not known may be anything, for what is below as well.
         plan.below |= plan.everything && self.is_bridge();
+        plan
+    }
+
+    /// Whether an addition began since the plan was made, or a reset that is not the plan's own.
+    pub(crate) fn was_added_since(&self, plan: &Plan) -> bool {
+        let now = self.state();
+        let is_own = plan.reset && now.kind() != Kind::Adding;
+        !is_own && !plan.state.is_some_and(|state| state.same_epoch(now))
+    }
+
+    /// Works out once more what a write did, after it. What the first plan said holds too.
+    pub(crate) fn plan_again(
+        &self,
+        at: Access,
+        value: u32,
+        writing: &Writing,
+        first: &Plan,
+    ) -> Plan {
+        let mut plan = self.plan(at, value, writing);
+        plan.unclear |= self.was_added_since(first) || first.unclear;
+        plan.everything |= plan.unclear || first.everything;
+        plan.reset |= first.reset;
+        plan.below |= first.below;
+        plan.renumber |= first.renumber;
+        plan.routing |= first.routing;
+        plan.virtual_functions |= first.virtual_functions;
+        plan.links |= first.links;
+        for range in first.ranges.iter().take(first.count) {
+            plan.range(range.clone());
+        }
         plan
     }
 
@@ -387,12 +421,14 @@ impl<C: PciConfigAccess> Cached<'_, C> {
     /// Resets or forgets what is on these buses of the bridge's segment, but for the bridge's own
     /// bus.
     pub(crate) fn reset_buses(&self, bridge: Sbdf, (first, last): (u8, u8), forget: bool) {
-        for function in self.index.all() {
-            let place = function.place();
-            if place.segment() == bridge.segment()
+        let is_below = |place: Sbdf| {
+            place.segment() == bridge.segment()
                 && place.bus() != bridge.bus()
                 && (first..=last).contains(&place.bus())
-            {
+        };
+        self.touch_all(|place, _| is_below(place));
+        for function in self.index.all() {
+            if is_below(function.place()) {
                 if forget {
                     self.forget_one(function);
                 } else {
@@ -406,10 +442,15 @@ impl<C: PciConfigAccess> Cached<'_, C> {
     /// on its bus, and virtual ones.
     fn forget_links(&self, function: &Function<'_>) {
         let place = function.place();
+        self.touch_all(|other, data| {
+            let beside = other.bus() == place.bus() || self.was_virtual(data);
+            other.segment() == place.segment() && beside
+        });
         for other in self.index.all() {
             let beside = other.place().bus() == place.bus() || other.is_virtual();
             if other.place().segment() == place.segment() && beside {
-                self.map(other);
+                // One that is being added may have read them before.
+                other.restart_addition();
                 if let Some(link) = other.region(CapId::Standard(0x10)) {
                     let first = link.start.saturating_add(0x0c);
                     other.invalidate(first..first.saturating_add(4), Keep::Constants);
@@ -418,27 +459,44 @@ impl<C: PciConfigAccess> Cached<'_, C> {
         }
     }
 
-    /// Forgets the virtual functions of a physical one: those where it says it has them, and all
-    /// of its segment that show no vendor.
+    /// Forgets the virtual functions of a physical one, if it can have any.
     pub(crate) fn forget_virtual_functions(
         &self,
         physical: &Function<'_>,
         theirs: Option<VirtualFunctions>,
     ) {
-        if theirs.is_none() && !physical.has_virtual_functions() {
-            return;
+        if theirs.is_some() || physical.has_virtual_functions() {
+            self.forget_virtual_functions_of(physical, theirs);
         }
+    }
+
+    /// Forgets the virtual functions of a physical one: those where it says it has them, and all
+    /// of its segment that show no vendor.
+    fn forget_virtual_functions_of(
+        &self,
+        physical: &Function<'_>,
+        theirs: Option<VirtualFunctions>,
+    ) {
         let place = physical.place();
+        let is_theirs = |other: Sbdf| {
+            theirs.is_some_and(|theirs| theirs.contains(place, other.bdf())) && other != place
+        };
+        self.touch_all(|other, data| {
+            other.segment() == place.segment() && (is_theirs(other) || self.was_virtual(data))
+        });
         for function in self.index.all() {
             let other = function.place();
-            let is_theirs = |theirs: VirtualFunctions| theirs.contains(place, other.bdf());
-            if other.segment() == place.segment()
-                && other != place
-                && (function.is_virtual() || theirs.is_some_and(is_theirs))
-            {
+            if other.segment() == place.segment() && (is_theirs(other) || function.is_virtual()) {
                 self.forget_one(function);
             }
         }
+    }
+
+    /// Whether a saved page is that of a function without a vendor, or may be.
+    fn was_virtual(&self, data: PhysAddr) -> bool {
+        let words = self.pages.and_then(|pages| pages.mem.words(data, 1).ok());
+        let first = words.and_then(<[_]>::first);
+        first.is_none_or(|word| word.load(Ordering::Acquire) as u32 == u32::MAX)
     }
 
     /// Carries out what a plan says: once before the hardware write and once after it.
@@ -457,6 +515,8 @@ impl<C: PciConfigAccess> Cached<'_, C> {
         }
         if plan.everything {
             function.invalidate(0..Access::SPACE, Keep::Nothing);
+            // Registers that rules look at among it.
+            function.unhold();
         }
         if plan.reset {
             let now = self.start_reset(function, Keep::Constants);
@@ -467,20 +527,19 @@ impl<C: PciConfigAccess> Cached<'_, C> {
         }
         if plan.unclear {
             // An addition starts anew, for it may have read what was there before.
-            let restarted = function.enter_if(|kind| (kind == Kind::Adding).then_some(kind));
-            if restarted.is_none() {
+            if !function.restart_addition() {
                 self.reset_one(function, Keep::Nothing);
             }
-            function.unhold();
         }
         if plan.virtual_functions || plan.unclear {
-            self.forget_virtual_functions(function, around.virtual_functions);
+            self.forget_virtual_functions_of(function, around.virtual_functions);
         }
         if plan.links {
             self.forget_links(function);
         }
         let place = function.place();
         if plan.routing {
+            self.touch_all(|other, _| other.segment() == place.segment());
             for other in self.index.all() {
                 if other.place().segment() == place.segment() && other.place() != place {
                     self.forget_one(other);
@@ -518,6 +577,18 @@ pub(crate) fn every_bus_above(bridge: Sbdf) -> (u8, u8) {
 struct Touched {
     ones: u32,
     touched: u32,
+}
+
+impl Effect {
+    /// Whether it is on other functions.
+    const fn is_wide(self) -> bool {
+        match self {
+            Self::Below | Self::Renumber | Self::Routing | Self::VirtualFunctions | Self::Links => {
+                true
+            }
+            Self::Reset | Self::Bars | Self::MessageNumbers | Self::Capability(_) => false,
+        }
+    }
 }
 
 impl Rule {

@@ -16,11 +16,12 @@
 //!   refused by its line's generation; one that comes later sees the new state.
 //! * **Addition**: one at a time for each function (`setup`). Its state is *adding* before
 //!   anything of the function changes, so whoever finds the same state before and after it looked
-//!   at the function's maps has seen them whole.
+//!   at the function's maps has seen them whole. Whatever would invalidate something of it lets
+//!   it start anew.
 //!
-//! After a reset the function is *unsettled*: every read reaches the hardware until one of them
-//! returns what is known of this device for certain, its identity or a constant register. Only
-//! then are the constants, which the reset left in the page, answered again.
+//! After a reset the function is *unsettled*: every read reaches the hardware until one of them is
+//! answered, and the device's whole identity is what it was. Only then are the constants, which
+//! the reset left in the page, answered again.
 
 use core::ops::Range;
 
@@ -88,17 +89,6 @@ impl State {
 pub(crate) enum Keep {
     Constants,
     Nothing,
-}
-
-/// What a read told about an unsettled function.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sighting {
-    /// Nothing.
-    Unclear,
-    /// It is the device that is known.
-    Same,
-    /// It is another device.
-    Other,
 }
 
 pub(crate) struct Function<'m> {
@@ -234,9 +224,17 @@ impl<'m> Function<'m> {
         }
     }
 
-    /// Ends the unsettled state `now`, if it still holds.
+    /// Lets an addition that is under way start anew; whether one is.
+    pub(crate) fn restart_addition(&self) -> bool {
+        self.enter_if(|kind| (kind == Kind::Adding).then_some(kind))
+            .is_some()
+    }
+
+    /// Ends the unsettled state `now`, if it still holds and no write is under way, which may be
+    /// what resets it.
     pub(crate) fn settle(&self, now: State) -> Option<State> {
-        self.advance(now, Kind::Active).then(|| now.active())
+        let quiet = self.writers.load(Ordering::Acquire) & WRITERS == 0;
+        (quiet && self.advance(now, Kind::Active)).then(|| now.active())
     }
 
     /// The value, if every byte of it may be answered.
@@ -323,10 +321,8 @@ impl<'m> Function<'m> {
 
     /// Keeps the value that the hardware gave while the function is being added, unless
     /// something was invalidated meanwhile.
-    pub(crate) fn prefill(&self, at: Access, value: u32) {
-        if let Some(ticket) = self.claim(at, Kind::Adding) {
-            self.finish(ticket, value, |mask| mask << line::LEN);
-        }
+    pub(crate) fn keep(&self, ticket: Ticket, value: u32) {
+        self.finish(ticket, value, |mask| mask << line::LEN);
     }
 
     /// Stores a value and gives up the claim; sets the bits that `bits` makes of the bytes.
@@ -341,13 +337,21 @@ impl<'m> Function<'m> {
         });
     }
 
-    /// Changes one line to what `to` makes of it, if anything.
-    fn change(&self, index: usize, to: impl Fn(u64) -> Option<u64>) {
+    /// Changes one line to what `to` makes of it, if anything. Returns what it is then.
+    fn change(&self, index: usize, to: impl Fn(u64) -> Option<u64>) -> u64 {
         let Some(line) = self.lines.get(index) else {
-            return;
+            return 0;
         };
-        // Fails only when `to` says so.
-        let _ = line.fetch_update(Ordering::AcqRel, Ordering::Acquire, to);
+        let mut now = line.load(Ordering::Acquire);
+        loop {
+            let Some(next) = to(now) else {
+                return now;
+            };
+            match line.compare_exchange(now, next, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return next,
+                Err(other) => now = other,
+            }
+        }
     }
 
     /// Only for the holder of the line's claim.
@@ -374,12 +378,15 @@ impl<'m> Function<'m> {
 
     /// Invalidates every line. Of constants that are to be kept, the value stays in the page.
     pub(crate) fn wipe(&self, keep: Keep) {
-        for index in 0..LINES {
-            let constant = self.constant_bits(index, keep);
-            self.change(index, |line| Some(line::wiped(line, constant)));
-        }
         for word in 0..MAP {
-            self.unknow(word, !self.constant_word(word, keep));
+            let mut kept = 0;
+            for part in 0..line::PER_WORD {
+                let index = word * line::PER_WORD + part;
+                let constant = self.constant_bits(index, keep);
+                let wiped = self.change(index, |line| Some(line::wiped(line, constant)));
+                kept |= line::kept(wiped) << (part * line::LEN);
+            }
+            self.unknow(word, !kept);
         }
     }
 
@@ -402,24 +409,29 @@ impl<'m> Function<'m> {
         line::part(self.constant_word(index / line::PER_WORD, keep), index)
     }
 
-    /// Lets the constants that were kept be answered, for as long as the state is `now`.
-    pub(crate) fn publish(&self, now: State) {
-        for index in 0..LINES {
+    /// Keeps the bytes of word `n` of a bitmap that may be answered: those that a predecessor
+    /// knew.
+    pub(crate) fn keep_known(&self, n: usize, known: u64) {
+        let known = known & self.answerable(n);
+        self.unknow(n, !known);
+        for index in n * line::PER_WORD..(n + 1) * line::PER_WORD {
             self.change(index, |line| {
-                let answerable = line::part(self.answerable(index / line::PER_WORD), index);
-                let bits =
-                    line::kept(line) & self.constant_bits(index, Keep::Constants) & answerable;
-                // After what it says was looked at: a reset that this misses changes the line.
-                (self.state() == now).then(|| line::with(line, line::answered(line) | bits, 0))
+                let kept = line::kept(line) | line::part(known, index);
+                Some(line::with(line, line::answered(line), kept))
             });
         }
     }
 
-    /// Lets everything that the page knows of a line be answered, if the line was never used.
-    pub(crate) fn load_line(&self, index: usize) {
-        self.change(index, |line| {
-            (line == 0).then(|| line::bumped(0, 0) | self.known_bits(index))
-        });
+    /// Lets what was kept be answered, for as long as the state is `now`.
+    pub(crate) fn publish(&self, now: State) {
+        for index in 0..LINES {
+            self.change(index, |line| {
+                let answerable = line::part(self.answerable(index / line::PER_WORD), index);
+                let answered = line::answered(line) | line::kept(line) & answerable;
+                // After what it says was looked at: a reset that this misses changes the line.
+                (self.state() == now).then(|| line::with(line, answered, 0))
+            });
+        }
     }
 
     /// Makes the page say what is known now, for the next program.
@@ -457,38 +469,16 @@ impl<'m> Function<'m> {
         }
     }
 
-    fn known_bits(&self, index: usize) -> u64 {
-        let word = index / line::PER_WORD;
-        let known = self.space.get().and_then(|space| space.known(word));
-        let known = known.map_or(0, |word| word.load(Ordering::Acquire));
-        line::part(known & self.answerable(word), index)
-    }
-
-    /// What a read of an unsettled function says about it.
-    pub(crate) fn sighting(&self, at: Access, value: u32) -> Sighting {
-        // What an absent function answers, and what one answers that is not ready yet.
-        let not_ready = at.offset() == 0 && value & 0xffff == 0x0001;
-        if value == at.width().mask() || value == 0 || not_ready {
-            return Sighting::Unclear;
-        }
+    /// Whether a read of the hardware can be the answer of the device that is known. Ones are what
+    /// an absent function answers, and 1 for its vendor one that is not ready.
+    pub(crate) fn fits(&self, at: Access, value: u32) -> bool {
         let (low, high) = self.identity();
-        let expected = match at.offset() & !3 {
-            0 => Some(low >> (8 * at.offset()) & at.width().mask()),
-            8 => Some(high >> (8 * (at.offset() - 8)) & at.width().mask()),
-            _ => self.known_constant(at),
+        let known = match at.offset() & !3 {
+            0 => low >> (8 * at.offset()) & at.width().mask(),
+            8 => high >> (8 * (at.offset() - 8)) & at.width().mask(),
+            _ => return true,
         };
-        match expected {
-            Some(expected) if expected == value => Sighting::Same,
-            Some(_) => Sighting::Other,
-            None => Sighting::Unclear,
-        }
-    }
-
-    fn known_constant(&self, at: Access) -> Option<u32> {
-        let line = self.lines.get(line::of(at.offset()))?;
-        let mask = line::mask(at.offset(), at.width().bytes());
-        let kept = line::kept(line.load(Ordering::Acquire)) & mask == mask;
-        (kept && self.is_constant(at)).then(|| self.page_value(at))?
+        known == value
     }
 
     /// What stands in the page, known or not: for registers that were read when the function was
@@ -499,18 +489,6 @@ impl<'m> Function<'m> {
             .get()?
             .value(at.offset())?
             .load(Ordering::Acquire);
-        Some((value >> (8 * (at.offset() & 7))) as u32 & at.width().mask())
-    }
-
-    /// The value in the page, if every byte is known there and may be answered.
-    pub(crate) fn page_register(&self, at: Access) -> Option<u32> {
-        let (word, mask) = word_mask(at);
-        let space = self.space.get()?;
-        let known = space.known(word)?.load(Ordering::Acquire) & self.answerable(word);
-        if known & mask != mask {
-            return None;
-        }
-        let value = space.value(at.offset())?.load(Ordering::Acquire);
         Some((value >> (8 * (at.offset() & 7))) as u32 & at.width().mask())
     }
 }

@@ -18,11 +18,37 @@
 //! return. This holds for any number of CPUs, and it rests on three conditions:
 //! * Every write goes through the cache. Direct mappings of configuration space bypass it; call
 //!   [`Cached::forget`] or [`Cached::reset`] when one was used.
-//! * Bridges are added too, and physical functions along with their virtual ones: a reset, a new
-//!   bus number or a cleared VF Enable is not noticed in a function that the cache does not know.
+//! * What a write acts on goes together: bridges are added before what is below them, physical
+//!   functions before their virtual ones, and all functions of a device. A reset, a new bus number
+//!   or a cleared VF Enable of a function that the cache does not know is not noticed in others.
 //! * What nobody writes here is told: power lost, a device pulled out, a reset by firmware, a
 //!   physical function's driver that gives its virtual functions other registers (the number of
-//!   their MSI-X vectors) by a way of its own. See [`Reset`].
+//!   their MSI-X vectors) by a way of its own, a vendor's register that changes the layout of the
+//!   capabilities. See [`Reset`] and [`Cached::forget`].
+//!
+//! A reset takes time (PCI Express Base 5.0, 6.6: up to 100 ms for one function). Whoever reads
+//! before that time is over may see, and leave in the cache, what the function held before it:
+//! wait as the specification says, or tell the cache when the reset is over.
+//!
+//! # Example
+//! ```
+//! use kho_hal::sim::pci::{SimBus, SimFunction};
+//! use kho_hal::{PciConfigAccess, Sbdf};
+//! use kho_pcsc::Cached;
+//!
+//! let bus = SimBus::new();
+//! let nic = Sbdf::from_bdf(0, 0x0018);
+//! bus.add(nic, SimFunction::endpoint(0x8086, 0x10c9).with_bar64(0, 20).with_express(0));
+//! let config = Cached::new(&bus);
+//! config.add(nic)?;
+//! let reads = bus.reads();
+//! assert_eq!(config.read_u32(nic, 0)?, 0x10c9_8086); // who it is does not change
+//! assert_eq!(bus.reads(), reads);
+//! config.write_u32(nic, 0x10, 0xfff0_0000)?; // a write always reaches the device
+//! assert_eq!(config.read_u32(nic, 0x10)?, 0xfff0_000c);
+//! assert_eq!(bus.reads(), reads + 1);
+//! # Ok::<(), Box<dyn core::error::Error>>(())
+//! ```
 //!
 //! # Not supported
 //! PCI-X mode 2 extended space, CardBus beyond the identity, big-endian machines.

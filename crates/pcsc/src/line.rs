@@ -58,9 +58,13 @@ pub(crate) const fn bumped(line: u64, clear: u64) -> u64 {
     line.wrapping_add(STEP) & !(clear << 16 | clear)
 }
 
-/// The line with nothing answered, and what of `constant` it answered or kept now kept.
+/// The line with nothing answered, and what of `constant` it answered or kept now kept; nothing
+/// if it is claimed, for the holder may put what it reads into the page meanwhile.
 pub(crate) const fn wiped(line: u64, constant: u64) -> u64 {
-    let kept = (answered(line) | kept(line)) & constant;
+    let kept = match line & CLAIM {
+        0 => (answered(line) | kept(line)) & constant,
+        _ => 0,
+    };
     with(line.wrapping_add(STEP), 0, kept)
 }
 

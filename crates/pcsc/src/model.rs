@@ -192,6 +192,51 @@ fn constants_are_not_published_over_a_write() {
 }
 
 #[test]
+fn constants_are_not_answered_while_the_device_was_not_seen_since_its_reset() {
+    bounded(|| {
+        let device = device(true);
+        device.read();
+        device.reset();
+        let resetter = {
+            let device = Arc::clone(&device);
+            thread::spawn(move || device.reset())
+        };
+        device.settle();
+        resetter.join().unwrap();
+        if device.function.state().kind() != Kind::Active {
+            assert_eq!(device.function.hit(at()), None);
+        }
+    });
+}
+
+/// A read of four bytes, one of them a constant that is known, beside a reset: what the device
+/// answers while it is away is not taken for the constant afterwards.
+#[test]
+fn a_fill_that_is_refused_spoils_nothing_that_is_kept() {
+    bounded(|| {
+        let device = device(true);
+        let byte = Access::new(8, Width::U8).unwrap();
+        let ticket = device.function.claim(byte, Kind::Active).unwrap();
+        device.function.fill(ticket, 1);
+        let reader = {
+            let device = Arc::clone(&device);
+            thread::spawn(move || {
+                device.read();
+            })
+        };
+        let now = device.function.enter(Kind::Resetting);
+        device.function.wipe(Keep::Constants);
+        device.register.store(7, Ordering::SeqCst);
+        reader.join().unwrap();
+        device.register.store(1, Ordering::SeqCst);
+        device.function.wipe(Keep::Constants);
+        device.function.advance(now, Kind::Unsettled);
+        device.settle();
+        assert!(matches!(device.function.hit(byte), None | Some(1)));
+    });
+}
+
+#[test]
 fn a_constant_that_was_written_is_not_brought_back_by_a_reset() {
     bounded(|| {
         let device = device(true);
@@ -328,9 +373,9 @@ fn an_addition_keeps_nothing_from_before_a_write_that_it_could_not_see() {
                     }
                 } else {
                     // The addition starts anew.
-                    function.enter_if(|kind| (kind == Kind::Adding).then_some(kind));
+                    function.restart_addition();
                     device.write(2);
-                    function.enter_if(|kind| (kind == Kind::Adding).then_some(kind));
+                    function.restart_addition();
                 }
                 wide.leave();
                 device.read();
@@ -339,9 +384,13 @@ fn an_addition_keeps_nothing_from_before_a_write_that_it_could_not_see() {
         let function = &device.function;
         let now = function.enter(Kind::Adding);
         wide.look();
+        let ticket = function.claim(at(), Kind::Adding);
+        let is_narrow = !wide.any();
         let value = device.register.load(Ordering::SeqCst);
-        if !wide.any() {
-            function.prefill(at(), value as u32);
+        match ticket {
+            Some(ticket) if is_narrow => function.keep(ticket, value as u32),
+            Some(ticket) => function.release(ticket),
+            None => {}
         }
         if function.advance(now, Kind::Active) {
             function.publish(now.active());

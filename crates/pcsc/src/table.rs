@@ -18,6 +18,7 @@
 //! | First VF Offset, VF Stride (SR-IOV, 14-17) | the lowest physical function's ARI Capable Hierarchy changes them in all |
 //! | expansion ROM, low byte | validation status, set by the device |
 //! | PRI control (4-5) | Reset clears itself |
+//! | Link Control 2 (PCI Express, 30-31) | transmit margin and compliance bits follow the link's training |
 //! | Link Control 3 (secondary PCI Express) | Perform Equalization clears itself |
 //!
 //! # Source
@@ -209,6 +210,10 @@ pub const fn fixed(header_type: u8, has_bist: bool) -> [core::ops::Range<u16>; 2
     [bist, reserved]
 }
 
+/// The command register of header types 0 and 1: only writes and resets change it. It is answered,
+/// but not marked as cacheable, for the same reason.
+pub const COMMAND: core::ops::Range<u16> = 0x04..0x06;
+
 /// Header type 1: bridges.
 pub const HEADER_1: &[Row] = &[
     c(0x00, 0x03),
@@ -323,7 +328,6 @@ const EXPRESS: &[Row] = &[
     w(0x28, 0x28).when(0x02, 0x000f, 2), // device control 2
     w(0x29, 0x29).when(0x02, 0x000f, 2).ports(!DOWNSTREAM),
     c(0x2c, 0x2f).when(0x02, 0x000f, 2), // link capabilities 2
-    w(0x30, 0x31).when(0x02, 0x000f, 2), // link control 2
     c(0x34, 0x37).when(0x02, 0x000f, 2), // slot capabilities 2
     w(0x38, 0x39).when(0x02, 0x000f, 2), // slot control 2
 ];

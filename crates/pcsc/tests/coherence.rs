@@ -10,12 +10,15 @@ mod common;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use kho_core::Tracker;
+use kho_core::outgoing::Outgoing;
 use kho_hal::sim::pci::{ResetKind, SimBus};
-use kho_hal::{Access, PciConfigAccess, Sbdf, Width};
-use kho_pcsc::{Cached, Reset, Unlisted};
+use kho_hal::sim::{SimAlloc, SimMemory};
+use kho_hal::{Access, PageSize, PciConfigAccess, PhysAddr, PhysMem, PhysRange, Sbdf, Width};
+use kho_pcsc::{Cached, Reset, Saved, Unlisted, Variant};
 use proptest::prelude::*;
 
-use common::{ALL, NAMED, PF, PORT, SWITCH, find, machine, volatile};
+use common::{ALL, DEEP, NAMED, PF, PORT, SIBLING, SWITCH, find, machine, volatile};
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -31,6 +34,8 @@ enum Op {
     ResetOutside(Sbdf, bool),
     Pull(Sbdf),
     Switch(bool),
+    /// Handed over; the successor writes to one function before it adds all.
+    Kexec(Sbdf, u32),
 }
 
 fn access() -> impl Strategy<Value = Access> {
@@ -65,6 +70,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (function(), any::<bool>()).prop_map(|(f, cold)| Op::ResetOutside(f, cold)),
         1 => function().prop_map(Op::Pull),
         1 => any::<bool>().prop_map(Op::Switch),
+        3 => (function(), any::<u32>()).prop_map(|(f, v)| Op::Kexec(f, v)),
     ]
 }
 
@@ -168,6 +174,7 @@ fn run(cache: &Cached<'_, &SimBus>, bus: &SimBus, op: &Op) {
             bus.set_present(function, true);
         }
         Op::Switch(on) => cache.set_enabled(on),
+        Op::Kexec(..) => unreachable!("see the caller"),
     }
 }
 
@@ -177,7 +184,16 @@ proptest! {
     #[test]
     fn the_cache_answers_what_the_device_would(ops in prop::collection::vec(op(), 1..60)) {
         let bus = machine();
-        let cache = Cached::new(&bus);
+        let memory = SimMemory::new(PhysRange::new(PhysAddr::new(0x10_0000), 64 << 20)).unwrap();
+        let pages: Vec<_> = (0..16u64)
+            .map(|n| {
+                let range = PhysRange::new(PhysAddr::new(0x10_0000 + (n << 20)), 1 << 20);
+                SimAlloc::new(&memory, PageSize::Size4K, [range.unwrap()])
+            })
+            .collect();
+        let mut own = pages.iter();
+        let first = own.next().unwrap();
+        let mut cache = Cached::in_pages(&bus, &memory, first, PageSize::Size4K);
         bus.write_u16(PORT, 0x68 + 0x28, 0x20).unwrap();
         let sriov = find(&bus, PF, 0x8010).unwrap();
         bus.write_u16(PF, sriov + 0x10, 2).unwrap();
@@ -186,7 +202,38 @@ proptest! {
             cache.add_with(function, Unlisted::Constant).ok();
         }
         for op in &ops {
-            run(&cache, &bus, op);
+            if let Op::Kexec(function, value) = op {
+                let Some(own) = own.next() else { continue };
+                let tracker = Tracker::new(&memory, own, PageSize::Size4K, &[]).unwrap();
+                let outgoing = Outgoing::new(tracker).unwrap();
+                let next = Cached::in_pages(&bus, &memory, own, PageSize::Size4K);
+                cache.save(&outgoing).unwrap();
+                cache = match outgoing.find("pcsc") {
+                    None => next,
+                    Some(range) => {
+                        let mut blob = vec![0; range.size() as usize];
+                        memory.read(range.start(), &mut blob).unwrap();
+                        next.with_saved(Saved::read(&blob, Variant::Extended, |_| true).unwrap())
+                    }
+                };
+                // The register of a bridge or a physical function that others depend on, or any.
+                let at = match *function {
+                    PF => sriov + 8,
+                    PORT | SWITCH => 0x18,
+                    SIBLING | DEEP => 0x12,
+                    _ => 0x16,
+                };
+                if value & 1 != 0 {
+                    cache.write(*function, Access::new(at, Width::U16).unwrap(), value >> 1).unwrap();
+                }
+                for function in ALL {
+                    if cache.add_with(function, Unlisted::Constant).is_err() {
+                        break;
+                    }
+                }
+            } else {
+                run(&cache, &bus, op);
+            }
         }
         cache.set_enabled(true);
         for function in ALL {

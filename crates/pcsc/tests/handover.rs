@@ -7,7 +7,7 @@
 )]
 
 use kho_core::Tracker;
-use kho_core::outgoing::Outgoing;
+use kho_core::outgoing::{Outgoing, Participant};
 use kho_hal::sim::pci::{ResetKind, SimBus, SimFunction};
 use kho_hal::sim::{SimAlloc, SimMemory};
 use kho_hal::{
@@ -96,6 +96,43 @@ fn saved() -> Handover {
         blob
     };
     Handover { bus, memory, blob }
+}
+
+/// What is learned after the save arrives if the cache takes part in the handover's last step.
+#[test]
+fn what_is_learned_after_the_save_is_handed_over() {
+    for takes_part in [false, true] {
+        let bus = SimBus::new();
+        bus.add(at(0), nic(0x1000));
+        let memory = memory();
+        let pages = alloc(&memory, 0x10_0000);
+        let cache = Cached::in_pages(&bus, &memory, &pages, PAGE);
+        cache.add(at(0)).unwrap();
+        let scratch = [PhysRange::new(PhysAddr::new(0x100_0000), 1 << 20).unwrap()];
+        let tracker = Tracker::new(&memory, &pages, PAGE, &scratch).unwrap();
+        let mut outgoing = Outgoing::new(tracker).unwrap();
+        cache.save(&outgoing).unwrap();
+        let range = outgoing.find("pcsc").unwrap();
+        cache.read_u32(at(0), 0x10).unwrap();
+        {
+            let mut participant = &cache;
+            let mut all: [&mut dyn Participant<_>; 1] = [&mut participant];
+            let participants = if takes_part { &mut all[..] } else { &mut [] };
+            let ready = outgoing.finalize(PhysAddr::new(0x100_0000), participants);
+            assert!(ready.is_ok());
+        }
+        let mut blob = vec![0; range.size() as usize];
+        memory.read(range.start(), &mut blob).unwrap();
+        let saved = Saved::read(&blob, Variant::Extended, is_page).unwrap();
+        let others = alloc(&memory, 0x90_0000);
+        let next = Cached::in_pages(&bus, &memory, &others, PAGE).with_saved(saved);
+        assert_eq!(next.add(at(0)), Ok(Added::Restored));
+        // The first use looks at its capabilities.
+        next.read_u32(at(0), 0x2c).unwrap();
+        let before = bus.reads();
+        next.read_u32(at(0), 0x10).unwrap();
+        assert_eq!(bus.reads() == before, takes_part);
+    }
 }
 
 #[test]

@@ -410,6 +410,42 @@ fn a_bus_number_written_while_the_bridge_is_added_anew() {
     );
 }
 
+/// What is below a bridge is in the cache only while the bridge is.
+#[test]
+fn a_bridge_that_is_reset_or_forgotten_while_it_is_added_anew() {
+    for forgotten in [false, true] {
+        let bus = SimBus::new();
+        bus.add(F0, SimFunction::bridge(1, 2, 1, 1).with_express(4));
+        bus.add_behind(F0, CHILD, SimFunction::endpoint(3, 4));
+        let ((arrived, has_arrived), (release, go)) = (channel(), channel());
+        let gate = Gate {
+            bus: &bus,
+            stop: (F0, 0x34, false),
+            arrived: Mutex::new(None),
+            go: Mutex::new(go),
+        };
+        let cache = Cached::new(gate);
+        cache.add(F0).unwrap();
+        cache.add(CHILD).unwrap();
+        *cache.inner().arrived.lock().unwrap() = Some(arrived);
+        std::thread::scope(|scope| {
+            let adder = scope.spawn(|| cache.add(F0));
+            has_arrived.recv().unwrap();
+            if forgotten {
+                cache.forget(F0);
+                assert!(!cache.contains(CHILD), "it went with the bridge");
+            } else {
+                cache.set_enabled(true);
+            }
+            release.send(()).unwrap();
+            assert_eq!(adder.join().unwrap().is_err(), forgotten);
+        });
+        assert_eq!(cache.contains(F0), !forgotten);
+        cache.write_u32(F0, 0x18, 0x0002_0200).unwrap();
+        assert_eq!(cache.read_u32(CHILD, 0), Ok(u32::MAX));
+    }
+}
+
 /// The promise of the cache: a function that was added stays until it is taken out.
 #[test]
 fn two_additions_at_once_leave_the_one_that_succeeded() {

@@ -245,17 +245,18 @@ fn r04_r05_messages_are_numbered_anew() {
 
 #[test]
 fn r06_a_common_clock_changes_the_latencies_of_the_whole_device() {
-    for (beside, other) in [
-        (BESIDE, leaf()),
-        (VF, { SimFunction::virtual_function().with_express(0) }),
-    ] {
-        let link = Link {
-            cause: (TOP, 0x50),
-            value: None,
-            effect: (beside, 0x4c, 0x0041_2044),
-        };
-        let places = [(TOP, None, leaf()), (beside, None, other)];
-        shows(&places, link, Width::U16, &[0x40]);
+    // A virtual function may be on the next bus.
+    let virtual_function = SimFunction::virtual_function().with_express(0);
+    for (beside, other) in [(BESIDE, leaf()), (CHILD, virtual_function)] {
+        for writes in [&[0x40][..], &[0x40, 0]] {
+            let link = Link {
+                cause: (TOP, 0x50),
+                value: writes.last().copied(),
+                effect: (beside, 0x4c, 0x0041_2044),
+            };
+            let places = [(TOP, None, leaf()), (beside, None, other.clone())];
+            shows(&places, link, Width::U16, writes);
+        }
     }
 }
 

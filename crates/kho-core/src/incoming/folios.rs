@@ -3,8 +3,7 @@
 use kho_hal::{FrozenMem, Order, PageSize, PhysAddr, PhysRange};
 
 use crate::incoming::map::Map;
-use crate::runs::Runs;
-use crate::tree::Run;
+use crate::runs::{First, Runs};
 
 /// A folio: `2^order` contiguous, naturally aligned pages that were preserved as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,20 +24,18 @@ impl Folio {
 
 /// Preserved folios by ascending address.
 pub struct Folios<'a, M: FrozenMem> {
-    runs: Option<Runs<Map<'a, M>>>,
-    page: PageSize,
-    run: Run,
+    runs: Runs<'a, Map<'a, M>>,
+    /// No folio is told that starts here or above.
     end: PhysAddr,
 }
 
 impl<'a, M: FrozenMem> Folios<'a, M> {
-    /// The folios of a checked map that touch `range`.
-    pub(crate) fn new(map: Map<'a, M>, range: PhysRange) -> Self {
+    /// The folios of a checked map from `first` on that start below `end`.
+    #[inline]
+    pub(crate) fn new(map: Map<'a, M>, first: First, end: PhysAddr) -> Self {
         Self {
-            runs: Runs::new(map, range.start()).ok(),
-            page: map.page(),
-            run: Run::NONE,
-            end: range.end(),
+            runs: Runs::new(map, first),
+            end,
         }
     }
 }
@@ -46,35 +43,32 @@ impl<'a, M: FrozenMem> Folios<'a, M> {
 impl<M: FrozenMem> Iterator for Folios<'_, M> {
     type Item = Folio;
 
+    #[inline]
     fn next(&mut self) -> Option<Folio> {
-        if self.run.range.is_empty() {
-            self.run = self.runs.as_mut()?.try_next().ok().flatten()?;
-        }
-        let Run { range, order } = self.run;
-        if range.start() >= self.end {
-            return None;
-        }
-        let size = order.bytes(self.page)?;
-        let next = range.start().checked_add(size)?;
-        self.run.range = PhysRange::new(next, range.size() - size)?;
-        Some(Folio {
-            addr: range.start(),
-            order,
-        })
+        // An error is memory that is no more, and so has no folios.
+        let (addr, order) = self.runs.next_folio().ok()??;
+        (addr < self.end).then_some(Folio { addr, order })
     }
 }
 
 /// Preserved memory by ascending address, as the longest ranges without a gap.
 pub struct Extents<'a, M: FrozenMem> {
-    runs: Option<Runs<Map<'a, M>>>,
+    runs: Runs<'a, Map<'a, M>>,
     ahead: Option<PhysRange>,
 }
 
 impl<'a, M: FrozenMem> Extents<'a, M> {
+    #[inline]
     pub(crate) fn new(map: Map<'a, M>) -> Self {
-        let mut runs = Runs::new(map, PhysAddr::new(0)).ok();
-        let ahead = next_range(&mut runs);
-        Self { runs, ahead }
+        Self {
+            runs: Runs::new(map, First::LOWEST),
+            ahead: None,
+        }
+    }
+
+    fn next_range(&mut self) -> Option<PhysRange> {
+        // An error is memory that is no more, and so has no folios.
+        Some(self.runs.next_run().ok()??.range)
     }
 }
 
@@ -82,9 +76,12 @@ impl<M: FrozenMem> Iterator for Extents<'_, M> {
     type Item = PhysRange;
 
     fn next(&mut self) -> Option<PhysRange> {
-        let mut extent = self.ahead?;
+        let mut extent = match self.ahead.take() {
+            Some(range) => range,
+            None => self.next_range()?,
+        };
         loop {
-            self.ahead = next_range(&mut self.runs);
+            self.ahead = self.next_range();
             match self.ahead {
                 Some(next) if next.start() == extent.end() => {
                     extent = PhysRange::new(extent.start(), extent.size() + next.size())?;
@@ -93,8 +90,4 @@ impl<M: FrozenMem> Iterator for Extents<'_, M> {
             }
         }
     }
-}
-
-fn next_range<M: FrozenMem>(runs: &mut Option<Runs<Map<'_, M>>>) -> Option<PhysRange> {
-    Some(runs.as_mut()?.try_next().ok()??.range)
 }

@@ -35,6 +35,8 @@ mod root;
 mod seen;
 mod vmalloc;
 
+use core::num::NonZeroUsize;
+
 use dtoolkit::Node;
 use kho_abi::chunk::V1Bitmaps;
 use kho_abi::fdt::Generation;
@@ -43,9 +45,9 @@ use kho_abi::{luo as luo_abi, memblock as memblock_abi, metadata as metadata_abi
 use kho_hal::{FrozenMem, Order, PageSize, PhysAddr, PhysRange};
 
 use crate::BootData;
-use crate::runs::RunsByOrder;
+use crate::runs::{First, FolioBits};
 pub(crate) use claims::Claims;
-use map::Map;
+use map::{Map, Spread};
 
 pub use block::Blocks;
 pub use error::{Fault, FdtError, IncomingError, Part};
@@ -116,6 +118,7 @@ pub struct Incoming<'a, M> {
     root: RootFdt<'a>,
     generation: Generation,
     map: Map<'a, M>,
+    spread: Spread,
     luo: Component<Luo<'a, M>>,
     metadata: Component<&'a KexecMetadata>,
     reserve_mem: ReserveMem<'a>,
@@ -168,13 +171,14 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
         let generation = root.decide(mem, page, &ram, v1_bitmaps).map_err(fault)?;
         let mut map = Map::new(mem, page, generation, root.map());
         map.check_nodes(&ram, &scratch, workspace).map_err(fault)?;
-        map.check_folios(&ram, &scratch).map_err(fault)?;
-        map.check_apart(workspace).map_err(fault)?;
+        let mut spread = Spread::NONE;
+        map.check_folios(&ram, &scratch, workspace, &mut spread)
+            .map_err(fault)?;
         let mut components = Components::NONE;
         places::each_page_once(workspace, page, map.folios(), |once| {
             let mut claims = Claims { map, once };
-            components = Self::check_components(mem, &root, &mut claims)?;
-            Ok::<_, IncomingError>(())
+            components = Components::NONE;
+            Self::check_components(mem, &root, &mut claims, &mut components)
         })?;
         let Components {
             luo,
@@ -192,6 +196,7 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
             root,
             generation,
             map,
+            spread,
             luo,
             metadata,
             reserve_mem,
@@ -202,8 +207,8 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
         mem: &'a M,
         root: &RootFdt<'a>,
         claims: &mut Claims<'_, 'a, M>,
-    ) -> Result<Components<'a, M>, IncomingError> {
-        let mut found = Components::NONE;
+        found: &mut Components<'a, M>,
+    ) -> Result<(), IncomingError> {
         root.check_memory(mem, claims)?;
         for blob in root.subtrees(mem) {
             match blob.name {
@@ -227,7 +232,7 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
             let regions = ReserveMem::check(mem, at, max, Some(memblock_abi::NODE), claims);
             found.reserve_mem = regions.map_err(|fault| Part::ReserveMem.is(fault))?;
         }
-        Ok(found)
+        Ok(())
     }
 
     #[cfg(feature = "alloc")]
@@ -287,13 +292,22 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
 
     /// All preserved folios, by ascending address.
     pub fn folios(&self) -> Folios<'a, M> {
-        let all = PhysRange::new(PhysAddr::new(0), u64::MAX).unwrap_or_default();
-        Folios::new(self.map, all)
+        Folios::new(self.map, First::LOWEST, PhysAddr::new(u64::MAX))
     }
 
     /// The preserved folios that touch `range`, by ascending address.
     pub fn folios_in(&self, range: PhysRange) -> Folios<'a, M> {
-        Folios::new(self.map, range)
+        Folios::new(self.map, First::EndsAbove(range.start()), range.end())
+    }
+
+    /// The preserved folios in `parts` parts, for as many CPUs: every folio is in one of them, and
+    /// each has about as many as the others. The parts ascend, and so do the folios of each.
+    pub fn split(&self, parts: NonZeroUsize) -> impl Iterator<Item = Folios<'a, M>> {
+        let count = parts.get() as u64;
+        (0..count).map(move |i| {
+            let [start, end] = [i, i + 1].map(|i| PhysAddr::new(self.spread.split(i, count)));
+            Folios::new(self.map, First::StartsFrom(start), end)
+        })
     }
 
     /// Preserved memory as the longest ranges without a gap, ascending.
@@ -320,14 +334,23 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
     /// Each folio says how far it reaches. That is not derived from the range, as the predecessor
     /// may have split at a node's border.
     pub fn restore_pages(&self, range: PhysRange) -> Option<Folios<'a, M>> {
+        self.consists_of_folios(range)
+            .then(|| self.folios_in(range))
+    }
+
+    /// Whether folios begin and end where `range` does, without a gap.
+    #[inline(never)]
+    fn consists_of_folios(&self, range: PhysRange) -> bool {
         let mut next = range.start();
-        for folio in self.folios_in(range) {
+        let mut folios = self.folios_in(range);
+        // By reference: moved, it would take its place on the stack twice.
+        for folio in folios.by_ref() {
             if folio.addr != next {
-                return None;
+                return false;
             }
             next = folio.range(self.page_size()).end();
         }
-        (next == range.end()).then(|| self.folios_in(range))
+        next == range.end()
     }
 
     /// The area that a descriptor in a sub-blob of the caller's leads to; it is checked now.
@@ -392,7 +415,8 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
         places::each_page_once(workspace, self.page_size(), map.folios(), |once| {
             let mut claims = Claims { map, once };
             // What the library knows of has its owners; nothing else may name it.
-            Self::check_components(self.mem, &self.root, &mut claims)?;
+            let mut found = Components::NONE;
+            Self::check_components(self.mem, &self.root, &mut claims, &mut found)?;
             check(&mut claims).map_err(|fault| Part::Subtree.is(fault))
         })
     }

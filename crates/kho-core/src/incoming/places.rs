@@ -32,6 +32,18 @@ impl Ram<'_> {
         };
         if inside { Ok(range) } else { Err(not_ram) }
     }
+
+    /// A range of RAM with `addr` in it, empty if that is not RAM. It may go on after its end.
+    pub(crate) fn around(&self, addr: PhysAddr) -> PhysRange {
+        let found = match self {
+            Self::Unknown => PhysRange::new(PhysAddr::new(0), PHYS_LIMIT),
+            Self::Known(ram) => {
+                let first = ram.partition_point(|ram| ram.end() <= addr);
+                ram.get(first).copied()
+            }
+        };
+        found.filter(|ram| ram.contains(addr)).unwrap_or_default()
+    }
 }
 
 /// Whether ascending `ranges`, some of which may touch, contain all of `range`.
@@ -106,6 +118,21 @@ impl<'a> Scratch<'a> {
             // Checked not to wrap.
             PhysRange::new(PhysAddr::new(area.addr.get()), area.size.get()).unwrap_or_default()
         })
+    }
+
+    /// The part of `range` around `addr` that is in no area; empty if `addr` is in one.
+    pub(crate) fn around(&self, range: PhysRange, addr: PhysAddr) -> PhysRange {
+        let (mut start, mut end) = (range.start(), range.end());
+        for area in self.areas().filter(|area| !area.is_empty()) {
+            if area.start() <= addr {
+                start = start.max(area.end());
+            } else {
+                end = end.min(area.start());
+            }
+        }
+        let size = end.checked_offset_from(start);
+        let part = size.and_then(|size| PhysRange::new(start, size));
+        part.filter(|part| part.contains(addr)).unwrap_or_default()
     }
 
     /// Refuses a range that touches an area.

@@ -10,7 +10,7 @@ use kho_hal::{Order, PageAlloc, PageSize, PhysAddr, PhysMem};
 use zerocopy::IntoBytes;
 
 use crate::OutgoingError;
-use crate::tree::Run;
+use crate::runs::Run;
 
 /// Writes a list, run by run: orders ascending, addresses ascending in each order.
 pub(crate) struct ChunkWriter<'x, M, A> {

@@ -8,6 +8,8 @@ use kho_abi::NameError;
 use kho_abi::radix::KeyError;
 use kho_hal::{AllocError, MemError, Order, PhysAddr, PhysRange};
 
+use crate::runs::Wraps;
+
 /// Why an outgoing operation was not done. Nothing is half-done: the state is as before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -143,3 +145,10 @@ from!(
     Key(KeyError),
     Name(NameError)
 );
+
+impl From<Wraps> for OutgoingError {
+    fn from(Wraps(addr): Wraps) -> Self {
+        let range = PhysRange::new(addr, 0).unwrap_or_default();
+        Self::BadRange { range }
+    }
+}

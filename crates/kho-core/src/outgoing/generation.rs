@@ -15,18 +15,9 @@ use crate::incoming::Folio;
 use crate::outgoing::chunks::ChunkWriter;
 use crate::outgoing::description;
 use crate::outgoing::state::StateNode;
-use crate::tree::{Run, all_orders};
+use crate::runs::{FolioBits, Run, for_each_run};
+use crate::tree::all_orders;
 use crate::{OutgoingError, Tracker};
-
-/// Where the folios to describe are read from.
-pub(crate) trait RunSource {
-    /// Calls `visit` with the runs of one order, ascending.
-    fn for_each_run(
-        &self,
-        order: Order,
-        visit: &mut dyn FnMut(Run) -> Result<(), OutgoingError>,
-    ) -> Result<(), OutgoingError>;
-}
 
 /// What one user hands over, under a name.
 pub(crate) enum Content<'x> {
@@ -61,7 +52,13 @@ pub(crate) struct Writer<'x, M, A, S> {
     pub(crate) pages: Vec<(PhysAddr, Order)>,
 }
 
-impl<M: PhysMem, A: PageAlloc, S: RunSource> Writer<'_, M, A, S> {
+impl<'x, M, A, S> Writer<'x, M, A, S>
+where
+    M: PhysMem,
+    A: PageAlloc,
+    S: FolioBits<'x>,
+    OutgoingError: From<S::Error>,
+{
     /// Writes the handover. On an error everything is freed.
     pub(crate) fn write(mut self) -> Result<Written, OutgoingError> {
         let written = self.try_write();
@@ -133,8 +130,9 @@ impl<M: PhysMem, A: PageAlloc, S: RunSource> Writer<'_, M, A, S> {
 
     fn write_tree(&mut self) -> Result<PhysAddr, OutgoingError> {
         let tracker = Tracker::new(self.mem, self.alloc, self.page, &[])?;
-        let filled = all_orders(self.page)
-            .try_for_each(|order| self.runs(order, &mut |run| tracker.insert_run(run)));
+        let filled = all_orders(self.page).try_for_each(|order| {
+            self.runs(order, &mut |run| tracker.preserve_run(run.range, run.order))
+        });
         let before = self.pages.len();
         let listed = filled.and_then(|()| {
             tracker.tree().visit_nodes(0, &mut |page| {
@@ -179,7 +177,7 @@ impl<M: PhysMem, A: PageAlloc, S: RunSource> Writer<'_, M, A, S> {
         let mut added = added.map(single).peekable();
         let gone = self.replaced.filter(|folio| folio.order == order);
         let gone = gone.map(|folio| folio.range(self.page)).unwrap_or_default();
-        self.source.for_each_run(order, &mut |run| {
+        for_each_run(self.source, order, &mut |run: Run| {
             while let Some(new) = added.next_if(|new| new.range.start() < run.range.start()) {
                 visit(new)?;
             }

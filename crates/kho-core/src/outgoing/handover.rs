@@ -9,11 +9,10 @@ use spin::mutex::SpinMutex;
 
 use crate::incoming::Folio;
 use crate::outgoing::description::{self, Blob};
-use crate::outgoing::generation::{Content, RunSource, Writer};
+use crate::outgoing::generation::{Content, Writer};
 use crate::outgoing::scratch::write_scratch_array;
 use crate::outgoing::split::{Nodes, OneNode};
 use crate::outgoing::state::StateTree;
-use crate::tree::{LeafCache, Pages, Run, Tree, Wraps};
 use crate::{BootData, OutgoingError, Tracker};
 
 /// A handover that is open: memory can be preserved, sub-blobs added and removed.
@@ -354,33 +353,6 @@ impl<T, A: PageAlloc> Drop for Finalized<'_, T, A> {
         }
         for participant in self.participants.iter_mut().take(self.frozen).rev() {
             participant.unfreeze(self.tracker);
-        }
-    }
-}
-
-impl<'a, P: Pages<'a>> RunSource for Tree<P> {
-    fn for_each_run(
-        &self,
-        order: Order,
-        visit: &mut dyn FnMut(Run) -> Result<(), OutgoingError>,
-    ) -> Result<(), OutgoingError> {
-        let mut cache = LeafCache::EMPTY;
-        let mut from = PhysAddr::new(0);
-        while let Some(run) = self.next_run(order, from, &mut cache)? {
-            visit(run)?;
-            from = run.range.end();
-        }
-        Ok(())
-    }
-}
-
-impl From<Wraps> for OutgoingError {
-    fn from(wraps: Wraps) -> Self {
-        match wraps {
-            Wraps::Memory(cause) => Self::Memory(cause),
-            Wraps::At(_) => Self::BadRange {
-                range: PhysRange::default(),
-            },
         }
     }
 }

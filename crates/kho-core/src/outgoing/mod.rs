@@ -13,6 +13,7 @@
 mod block;
 #[cfg(feature = "alloc")]
 mod chunks;
+mod cursor;
 #[cfg(feature = "alloc")]
 mod description;
 mod error;
@@ -31,6 +32,7 @@ mod page;
 #[cfg(feature = "alloc")]
 pub mod reserve_mem;
 mod scratch;
+mod shortcuts;
 mod split;
 #[cfg(feature = "alloc")]
 mod state;

@@ -14,13 +14,11 @@ use kho_abi::radix::{self, Key};
 use kho_hal::{Order, PageAlloc, PageSize, PhysAddr, PhysMem, PhysRange};
 
 use crate::OutgoingError;
-#[cfg(feature = "alloc")]
-use crate::outgoing::chunks::set_bits;
+use crate::outgoing::cursor::{Cursor, Edit};
+use crate::outgoing::shortcuts::Shortcuts;
 use crate::outgoing::split::{Nodes, OneNode, blocks};
 #[cfg(feature = "alloc")]
-use crate::runs::Runs;
-#[cfg(feature = "alloc")]
-use crate::tree::Run;
+use crate::runs::{First, Runs};
 use crate::tree::{Shared, Tree};
 
 /// Which memory survives: a radix tree that is the wire format while it grows.
@@ -36,6 +34,7 @@ pub struct Tracker<'s, M, A, N = OneNode> {
     scratch: &'s [PhysRange],
     nodes: N,
     root: PhysAddr,
+    shortcuts: Shortcuts,
 }
 
 impl<'s, M: PhysMem, A: PageAlloc> Tracker<'s, M, A> {
@@ -75,6 +74,7 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
             scratch,
             nodes,
             root,
+            shortcuts: Shortcuts::new(),
         })
     }
 
@@ -112,34 +112,95 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
     /// [`OutgoingError::Key`] (misaligned, order too large), [`OutgoingError::InScratch`],
     /// [`OutgoingError::AlreadyPreserved`], [`OutgoingError::Alloc`].
     pub fn preserve_folio(&self, addr: PhysAddr, order: Order) -> Result<(), OutgoingError> {
-        let key = Key::encode(addr, order, self.page)?;
-        self.refuse_scratch(addr, order)?;
-        let (word, bit) = self.leaf_word(key)?;
-        if word.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
-            Ok(())
-        } else {
-            Err(OutgoingError::AlreadyPreserved { addr, order })
-        }
+        by_page_size(self.page, |page| {
+            let key = Key::encode(addr, order, page)?;
+            self.refuse_scratch(folio_range(addr, order, page)?)?;
+            let (word, bit) = self.leaf_entry(self.leaf(key, page)?, key, page)?;
+            if word.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
+                Ok(())
+            } else {
+                Err(OutgoingError::AlreadyPreserved { addr, order })
+            }
+        })
     }
 
-    /// Preserves all folios of a run, a word of a leaf at a time. Says nothing of folios that were
-    /// preserved before, nor of scratch.
-    #[cfg(feature = "alloc")]
-    pub(crate) fn insert_run(&self, run: Run) -> Result<(), OutgoingError> {
-        let shift = self.page.shift() + run.order.as_u32();
-        let leaf_bits = 1 << radix::leaf_shift(self.page);
-        let mut addr = run.range.start();
-        let mut left = run.range.size() >> shift;
-        while left > 0 {
-            let key = Key::encode(addr, run.order, self.page)?;
-            let first = radix::leaf_bit(key, self.page) as u64;
-            let count = left.min(leaf_bits - first);
-            let leaf = self.leaf(key)?;
-            set_bits(self.entries(leaf)?, first, count);
-            left -= count;
-            addr = PhysAddr::new(addr.as_u64().saturating_add(count << shift));
+    /// Preserves many folios, as [`Tracker::preserve_folio`] does each of them. Folios that follow
+    /// each other in ascending order cost a fraction of what they cost one by one.
+    ///
+    /// # Errors
+    /// Those of [`Tracker::preserve_folio`]; then no folio of `folios` is preserved that was not
+    /// before.
+    pub fn preserve_folios<I>(&self, folios: I) -> Result<(), OutgoingError>
+    where
+        I: IntoIterator<Item = (PhysAddr, Order), IntoIter: Clone>,
+    {
+        self.edit(Edit::Preserve, folios.into_iter())
+    }
+
+    /// Undoes [`Tracker::preserve_folios`], of these or other folios.
+    ///
+    /// # Errors
+    /// Those of [`Tracker::unpreserve_folio`]; then all that were preserved still are.
+    pub fn unpreserve_folios<I>(&self, folios: I) -> Result<(), OutgoingError>
+    where
+        I: IntoIterator<Item = (PhysAddr, Order), IntoIter: Clone>,
+    {
+        self.edit(Edit::Unpreserve, folios.into_iter())
+    }
+
+    /// Preserves a range as folios of one order, 64 at a time.
+    ///
+    /// # Errors
+    /// [`OutgoingError::BadRange`] if the range is empty or its bounds are not aligned to folios of
+    /// this order, and those of [`Tracker::preserve_folio`]; then no folio is preserved that was not
+    /// before.
+    pub fn preserve_run(&self, range: PhysRange, order: Order) -> Result<(), OutgoingError> {
+        self.refuse_scratch(range)?;
+        self.edit_run(Edit::Preserve, range, order)
+    }
+
+    /// Undoes [`Tracker::preserve_run`], of the same range or of a part.
+    ///
+    /// # Errors
+    /// [`OutgoingError::BadRange`] as there; [`OutgoingError::NotPreserved`] with the first folio
+    /// that is not, and then nothing is undone.
+    pub fn unpreserve_run(&self, range: PhysRange, order: Order) -> Result<(), OutgoingError> {
+        self.edit_run(Edit::Unpreserve, range, order)
+    }
+
+    fn edit(
+        &self,
+        edit: Edit,
+        folios: impl Iterator<Item = (PhysAddr, Order)> + Clone,
+    ) -> Result<(), OutgoingError> {
+        let mut cursor = Cursor::new(self, edit);
+        let edited = cursor.folios(folios.clone());
+        if edited.is_err() {
+            // Changed by this CPU a moment ago; somebody else's change of the same is no harm.
+            for (addr, order) in folios.take(cursor.done as usize) {
+                let _ = match edit {
+                    Edit::Preserve => self.unpreserve_folio(addr, order),
+                    Edit::Unpreserve => self.preserve_folio(addr, order),
+                };
+            }
         }
-        Ok(())
+        edited
+    }
+
+    fn edit_run(&self, edit: Edit, range: PhysRange, order: Order) -> Result<(), OutgoingError> {
+        let bad = OutgoingError::BadRange { range };
+        let size = order.bytes(self.page).ok_or(bad)?;
+        if range.is_empty() || !range.size().is_multiple_of(size) {
+            return Err(bad);
+        }
+        let first = Key::encode(range.start(), order, self.page).map_err(|_| bad)?;
+        let mut cursor = Cursor::new(self, edit);
+        let edited = cursor.run(first, range.size() / size);
+        if edited.is_err() {
+            // As above.
+            let _ = Cursor::new(self, edit.undo()).run(first, cursor.done);
+        }
+        edited
     }
 
     /// The tree, for reading.
@@ -156,13 +217,16 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
     /// # Errors
     /// [`OutgoingError::Key`], [`OutgoingError::NotPreserved`].
     pub fn unpreserve_folio(&self, addr: PhysAddr, order: Order) -> Result<(), OutgoingError> {
-        let key = Key::encode(addr, order, self.page)?;
-        let not_preserved = OutgoingError::NotPreserved { addr, order };
-        let (word, bit) = self.find_leaf_word(key)?.ok_or(not_preserved)?;
-        if word.fetch_and(!bit, Ordering::Relaxed) & bit == 0 {
-            return Err(not_preserved);
-        }
-        Ok(())
+        by_page_size(self.page, |page| {
+            let key = Key::encode(addr, order, page)?;
+            let not_preserved = OutgoingError::NotPreserved { addr, order };
+            let leaf = self.find_leaf(key, page)?.ok_or(not_preserved)?;
+            let (word, bit) = self.leaf_entry(leaf, key, page)?;
+            if word.fetch_and(!bit, Ordering::Relaxed) & bit == 0 {
+                return Err(not_preserved);
+            }
+            Ok(())
+        })
     }
 
     /// Whether exactly this folio is preserved: same address and same order.
@@ -269,9 +333,9 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
     /// Checks that no page is in two folios.
     #[cfg(feature = "alloc")]
     pub(crate) fn check_disjoint(&self) -> Result<(), OutgoingError> {
-        let mut runs = Runs::new(self.tree(), PhysAddr::new(0))?;
+        let mut runs = Runs::new(self.tree(), First::LOWEST);
         let mut end = PhysAddr::new(0);
-        while let Some(run) = runs.try_next()? {
+        while let Some(run) = runs.next_run()? {
             if run.range.start() < end {
                 let addr = run.range.start();
                 return Err(OutgoingError::Overlap { addr });
@@ -290,9 +354,9 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
         Ok(())
     }
 
-    fn refuse_scratch(&self, addr: PhysAddr, order: Order) -> Result<(), OutgoingError> {
-        let key_error = radix::KeyError::Misaligned { addr, order };
-        let range = PhysRange::folio(addr, order, self.page).ok_or(key_error)?;
+    /// Refuses memory in scratch.
+    #[inline]
+    pub(super) fn refuse_scratch(&self, range: PhysRange) -> Result<(), OutgoingError> {
         match self.scratch.iter().find(|area| area.overlaps(range)) {
             Some(&scratch) => Err(OutgoingError::InScratch { range, scratch }),
             None => Ok(()),
@@ -310,59 +374,101 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
         }
     }
 
-    fn entries(&self, node: PhysAddr) -> Result<&[AtomicU64], OutgoingError> {
+    pub(super) fn entries(&self, node: PhysAddr) -> Result<&[AtomicU64], OutgoingError> {
         Ok(self.mem.words(node, self.page.words())?)
     }
 
-    fn entry(&self, node: PhysAddr, key: Key, level: u32) -> Result<&AtomicU64, OutgoingError> {
-        let index = radix::table_index(key, level, self.page);
+    #[inline(always)]
+    fn entry(
+        &self,
+        node: PhysAddr,
+        key: Key,
+        level: u32,
+        page: PageSize,
+    ) -> Result<&AtomicU64, OutgoingError> {
+        let index = radix::table_index(key, level, page);
         let addr = node.as_u64() + index as u64 * 8;
         let words = self.mem.words(PhysAddr::new(addr), 1)?;
         words.first().ok_or(absent(node))
     }
 
-    fn leaf_entry(&self, leaf: PhysAddr, key: Key) -> Result<(&AtomicU64, u64), OutgoingError> {
-        let bit = radix::leaf_bit(key, self.page) as u64;
-        let words = self
-            .mem
-            .words(PhysAddr::new(leaf.as_u64() + bit / 64 * 8), 1)?;
+    #[inline(always)]
+    fn leaf_entry(
+        &self,
+        leaf: PhysAddr,
+        key: Key,
+        page: PageSize,
+    ) -> Result<(&AtomicU64, u64), OutgoingError> {
+        let bit = radix::leaf_bit(key, page) as u64;
+        let addr = leaf.as_u64() + bit / 64 * 8;
+        let words = self.mem.words(PhysAddr::new(addr), 1)?;
         Ok((words.first().ok_or(absent(leaf))?, 1 << (bit % 64)))
     }
 
-    /// The word and the bit of `key`, if the path to it exists.
-    fn find_leaf_word(&self, key: Key) -> Result<Option<(&AtomicU64, u64)>, OutgoingError> {
-        let mut node = self.root;
-        for level in (1..radix::depth(self.page)).rev() {
-            // Acquire: pairs with the release that published the child, so that it reads as zeroed.
-            match self.entry(node, key, level)?.load(Ordering::Acquire) {
-                0 => return Ok(None),
-                child => node = PhysAddr::new(child),
-            }
-        }
-        self.leaf_entry(node, key).map(Some)
-    }
-
-    /// The word and the bit of `key`; builds what is missing of the path.
-    fn leaf_word(&self, key: Key) -> Result<(&AtomicU64, u64), OutgoingError> {
-        self.leaf_entry(self.leaf(key)?, key)
+    /// The leaf of `key`, if the path to it exists.
+    #[inline(always)]
+    pub(super) fn find_leaf(
+        &self,
+        key: Key,
+        page: PageSize,
+    ) -> Result<Option<PhysAddr>, OutgoingError> {
+        let table = match self.shortcuts.find(key, page) {
+            Some(table) => table,
+            None => match self.walk(key, &|_, _| Ok(0))? {
+                Some(table) => table,
+                None => return Ok(None),
+            },
+        };
+        let leaf = self.entry(table, key, 1, page)?.load(Ordering::Acquire);
+        Ok((leaf != 0).then(|| PhysAddr::new(leaf)))
     }
 
     /// The leaf of `key`; builds what is missing of the path.
-    fn leaf(&self, key: Key) -> Result<PhysAddr, OutgoingError> {
+    #[inline(always)]
+    pub(super) fn leaf(&self, key: Key, page: PageSize) -> Result<PhysAddr, OutgoingError> {
+        let table = match self.shortcuts.find(key, page) {
+            Some(table) => table,
+            None => {
+                let build = |entry: &AtomicU64, level| self.publish(entry, key, level);
+                // What is built is there.
+                self.walk(key, &build)?.ok_or(absent(self.root))?
+            }
+        };
+        let entry = self.entry(table, key, 1, page)?;
+        match entry.load(Ordering::Acquire) {
+            0 => self.publish(entry, key, 0).map(PhysAddr::new),
+            leaf => Ok(PhysAddr::new(leaf)),
+        }
+    }
+
+    /// The table of level 1 that leads to `key`, looked up from the root. Where an entry on the way
+    /// is empty, `fill` may link a node of the given level there; it returns the node's address or 0.
+    #[cold]
+    fn walk(
+        &self,
+        key: Key,
+        fill: &dyn Fn(&AtomicU64, u32) -> Result<u64, OutgoingError>,
+    ) -> Result<Option<PhysAddr>, OutgoingError> {
         let mut node = self.root;
-        for level in (1..radix::depth(self.page)).rev() {
-            let entry = self.entry(node, key, level)?;
-            let mut child = entry.load(Ordering::Acquire);
+        for level in (2..radix::depth(self.page)).rev() {
+            let entry = self.entry(node, key, level, self.page)?;
+            // Acquire: pairs with the release that published the child, so that it reads as zeroed.
+            let child = match entry.load(Ordering::Acquire) {
+                0 => fill(entry, level - 1)?,
+                child => child,
+            };
             if child == 0 {
-                child = self.publish(entry, key, level - 1)?;
+                return Ok(None);
             }
             node = PhysAddr::new(child);
         }
-        Ok(node)
+        self.shortcuts.remember(key, node, self.page);
+        Ok(Some(node))
     }
 
     /// Links a new node of `level`, with the path from it to the leaf of `key`, into `entry`.
     /// Returns the node linked there, ours or that of a CPU that was faster.
+    #[cold]
     fn publish(&self, entry: &AtomicU64, key: Key, level: u32) -> Result<u64, OutgoingError> {
         let new = self.build_path(key, level)?;
         match entry.compare_exchange(0, new.as_u64(), Ordering::AcqRel, Ordering::Acquire) {
@@ -379,7 +485,7 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
         let mut child = self.alloc.alloc(Order::ZERO)?;
         for level in 1..=level {
             let table = self.alloc.alloc(Order::ZERO).map_err(OutgoingError::from);
-            let linked = table.and_then(|table| match self.entry(table, key, level) {
+            let linked = table.and_then(|table| match self.entry(table, key, level, self.page) {
                 Ok(entry) => {
                     entry.store(child.as_u64(), Ordering::Relaxed);
                     Ok(table)
@@ -412,6 +518,28 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
         }
         self.alloc.free(node, Order::ZERO);
     }
+}
+
+/// Does `work` for a page size that is a constant in it: shifts by constants are a third of the
+/// instructions.
+#[inline(always)]
+fn by_page_size<R>(page: PageSize, work: impl Fn(PageSize) -> R) -> R {
+    match page {
+        PageSize::Size4K => work(PageSize::Size4K),
+        PageSize::Size16K => work(PageSize::Size16K),
+        PageSize::Size64K => work(PageSize::Size64K),
+    }
+}
+
+/// The memory of a folio.
+#[inline]
+pub(super) fn folio_range(
+    addr: PhysAddr,
+    order: Order,
+    page: PageSize,
+) -> Result<PhysRange, OutgoingError> {
+    let wraps = radix::KeyError::Misaligned { addr, order };
+    Ok(PhysRange::folio(addr, order, page).ok_or(wraps)?)
 }
 
 fn absent(addr: PhysAddr) -> OutgoingError {

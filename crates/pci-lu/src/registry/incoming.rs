@@ -1,10 +1,15 @@
 //! The incoming side: what the predecessor preserved.
 
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 use core::fmt;
+use core::ops::RangeInclusive;
 
-use kho_hal::{PciConfigAccess, Sbdf};
+use kho_hal::{FrozenMem, PciConfigAccess, Sbdf};
 
+use crate::bars::{BarError, Bars};
+use crate::fields::{FieldError, kind_of};
+use crate::functions::{Facts, Functions};
 use crate::guard::GuardError;
 use crate::record::{Form, Record};
 use crate::registry::{PreserveError, Registry, Topology, path};
@@ -14,25 +19,30 @@ use crate::table::Kind;
 #[derive(Debug, Default)]
 pub(super) struct Side {
     form: Option<Form>,
-    functions: BTreeMap<Sbdf, Received>,
+    functions: BTreeMap<Sbdf, Arrived>,
+    facts: BTreeMap<Sbdf, Facts>,
     /// Functions whose count is not 0.
     left: usize,
 }
 
 #[derive(Debug)]
-struct Received {
+struct Arrived {
+    /// Who needs it: itself, and what is below it.
     refcount: u16,
+    /// How many of these it is itself: 0 if it is there only for what is below it.
+    own: u16,
     /// Whether the record has it; a bridge of the first form is only found to be above one.
     recorded: bool,
     found: bool,
-    /// Whether its owner has finished it; another FINISH for it would be one too many.
-    done: bool,
+    /// Whether somebody takes its interrupts.
+    interrupts: bool,
 }
 
-/// Why a function was not set up, retrieved or finished. Nothing has changed.
+/// Why a function was not set up, verified or finished. Nothing has changed, and nothing was
+/// written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum FinishError {
+pub enum UpdateError {
     /// A record was received already.
     Received,
     /// The function is not incoming: not in the record, not found, or finished.
@@ -40,211 +50,512 @@ pub enum FinishError {
         /// The function.
         function: Sbdf,
     },
-    /// The bus numbers of a bridge cannot be read.
-    Unreadable {
-        /// The bridge.
+    /// The function is in the record, and enumeration did not find it.
+    Missing {
+        /// The function.
         function: Sbdf,
     },
-    /// It counts fewer users than the functions that depend on it, or more than can be counted.
+    /// Another function answers at this place.
+    Identity {
+        /// The place.
+        function: Sbdf,
+        /// Vendor and device, or revision and class, as they read.
+        found: u32,
+        /// As they read before.
+        expected: u32,
+    },
+    /// The function is there only for what is below it; it is finished with the last of that.
+    Depended {
+        /// The function.
+        function: Sbdf,
+    },
+    /// Its registers cannot be read.
+    Unreadable {
+        /// The function.
+        function: Sbdf,
+    },
+    /// It counts other users than there are at or below it.
     Refcount {
         /// The function.
         function: Sbdf,
     },
     /// What it depends on cannot be told.
     Path(PreserveError),
-    /// It cannot be guarded: it is not what was preserved, and must not be written to.
+    /// It cannot be guarded: it is not what was preserved, and must not be written to. Or it cannot
+    /// be finished yet.
     Guard(GuardError),
+    /// The sizes of its BARs are not known, or cannot be right.
+    Bars(BarError),
+    /// The function is not finished.
+    NotFinished {
+        /// The lowest such function.
+        function: Sbdf,
+    },
 }
 
-impl fmt::Display for FinishError {
+impl fmt::Display for UpdateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Received => f.write_str("a record was received already"),
             Self::NotIncoming { function } => write!(f, "{function} is not incoming"),
-            Self::Unreadable { function } => write!(f, "{function}: no bus numbers"),
+            Self::Missing { function } => write!(f, "{function} was preserved and is not there"),
+            Self::Identity {
+                function,
+                found,
+                expected,
+            } => write!(f, "{function} reads {found:08x}, and was {expected:08x}"),
+            Self::Depended { function } => {
+                write!(f, "{function} is needed by functions below it")
+            }
+            Self::Unreadable { function } => write!(f, "{function} cannot be read"),
             Self::Refcount { function } => {
                 write!(f, "{function} counts other users than there are below it")
             }
             Self::Path(cause) => cause.fmt(f),
             Self::Guard(cause) => cause.fmt(f),
+            Self::Bars(cause) => cause.fmt(f),
+            Self::NotFinished { function } => write!(f, "{function} is not finished"),
         }
     }
 }
 
-impl core::error::Error for FinishError {}
+impl core::error::Error for UpdateError {}
+
+impl From<BarError> for UpdateError {
+    fn from(cause: BarError) -> Self {
+        Self::Bars(cause)
+    }
+}
+
+/// A transition that did not take place: the state it started from, and why.
+#[derive(Debug)]
+pub struct Refused<S> {
+    /// The state, as it was.
+    pub state: S,
+    /// Why.
+    pub error: UpdateError,
+}
+
+impl<S> fmt::Display for Refused<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl<S: fmt::Debug> core::error::Error for Refused<S> {}
+
+impl<S> From<Refused<S>> for UpdateError {
+    fn from(refused: Refused<S>) -> Self {
+        refused.error
+    }
+}
+
+/// A record was received, and enumeration goes on: functions are found ([`Registry::set_up`]), none
+/// is finished.
+#[must_use = "devices are doing DMA"]
+pub struct Received<C>(Registry<C>);
+
+/// UPDATED: all preserved functions were found, and their owners take them over.
+#[must_use = "functions wait to be finished"]
+pub struct Updated<C>(Registry<C>);
+
+impl<C> fmt::Debug for Received<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Received").finish_non_exhaustive()
+    }
+}
+
+impl<C> fmt::Debug for Updated<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Updated").finish_non_exhaustive()
+    }
+}
+
+/// What became of bus numbers that enumeration asked about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BusNumbers {
+    /// They stay: devices that are live have them in their requester IDs.
+    Inherited(RangeInclusive<u8>),
+    /// They are not valid: nothing below is to be scanned, and no other bridge gets new ones.
+    Closed,
+    /// Nobody depends on them: as on any boot.
+    Free,
+}
+
+/// A function was finished.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[must_use = "an interrupt may have been lost, and its owner waits for it"]
+pub struct Finished {
+    /// Functions that are their owners' now, and whose owner of interrupts is to be called once:
+    /// one may have been lost while nobody listened.
+    pub interrupts: Vec<Sbdf>,
+}
 
 impl<C: PciConfigAccess> Registry<C> {
-    /// Takes over what the predecessor preserved, before enumeration.
+    /// Takes over what the predecessor preserved, before enumeration, and what it knew of it, if it
+    /// left that. Until [`Registry::set_up`] has found a function that is in the record, no write to
+    /// it passes.
     ///
     /// # Errors
-    /// [`FinishError::Received`].
-    pub fn receive(&self, record: &Record<'_>) -> Result<(), FinishError> {
+    /// [`UpdateError::Received`].
+    pub fn receive<M: FrozenMem>(
+        &self,
+        record: &Record<'_>,
+        functions: Option<&Functions<'_, M>>,
+    ) -> Result<Received<C>, UpdateError> {
         let mut side = self.shared.incoming.lock();
         if side.form.is_some() {
-            return Err(FinishError::Received);
+            return Err(UpdateError::Received);
         }
         side.form = Some(record.form());
         side.left = record.len();
         for entry in record.iter() {
-            let received = Received {
+            let arrived = Arrived {
                 refcount: entry.refcount,
+                own: 0,
                 recorded: true,
                 found: false,
-                done: false,
+                interrupts: false,
             };
-            side.functions.insert(entry.function, received);
+            self.shared.guard.close(entry.function);
+            side.functions.insert(entry.function, arrived);
         }
-        Ok(())
+        if let Some(functions) = functions {
+            side.facts.extend(functions.iter());
+        }
+        Ok(Received(self.clone()))
     }
 
     /// Enumeration has found a function, and written nothing to it yet. Returns whether it is
     /// incoming; writes to it are judged from now on then. A function that was finished and is
     /// found again is not incoming.
     ///
-    /// The first form has no bridges. There, a bridge whose bus numbers cover that of a function in
-    /// the record is incoming, too, and counts those functions; a bridge is set up before what is
-    /// below it.
+    /// Its kind is what the predecessor knew, else [what its registers allow](kind_of).
+    ///
+    /// The first form has neither counts nor the bridges above a function. There, a bridge whose bus
+    /// numbers cover that of a function in the record is incoming, too, and counts those functions; a
+    /// bridge is set up before what is below it.
     ///
     /// # Errors
-    /// [`FinishError::Guard`], [`FinishError::Unreadable`].
-    pub fn set_up(&self, function: Sbdf, kind: Kind) -> Result<bool, FinishError> {
+    /// [`UpdateError::Identity`], [`UpdateError::Guard`], [`UpdateError::Unreadable`]. The function
+    /// stays closed to all writes.
+    pub fn set_up(&self, function: Sbdf) -> Result<bool, UpdateError> {
         let mut side = self.shared.incoming.lock();
-        let Some(received) = side.functions.get_mut(&function) else {
-            return match (side.form, kind) {
-                (Some(Form::V1), Kind::Bridge) => self.set_up_above(&mut side, function),
+        let guard = &self.shared.guard;
+        let Some(arrived) = side.functions.get(&function) else {
+            return match side.form {
+                Some(Form::V1) => self.set_up_above(&mut side, function),
                 _ => Ok(false),
             };
         };
-        if received.refcount == 0 || received.found {
-            return Ok(received.refcount != 0);
+        if arrived.refcount == 0 || arrived.found {
+            return Ok(arrived.refcount != 0);
         }
-        let guard = &self.shared.guard;
-        guard.adopt(function, kind).map_err(FinishError::Guard)?;
-        received.found = true;
+        let mut refcount = arrived.refcount;
+        let facts = side.facts.get(&function);
+        if let Some(facts) = facts {
+            for (offset, expected) in [(0x00, facts.identity), (0x08, facts.class)] {
+                let found = guard.read_u32(function, offset);
+                let found = found.map_err(|_| UpdateError::Unreadable { function })?;
+                if found != expected {
+                    return Err(UpdateError::Identity {
+                        function,
+                        found,
+                        expected,
+                    });
+                }
+            }
+        }
+        let kind = match facts {
+            Some(facts) => facts.kind,
+            None => self.kind(function)?,
+        };
+        if (side.form, kind) == (Some(Form::V1), Kind::Bridge) {
+            refcount = self
+                .below(&side, function)?
+                .checked_add(refcount)
+                .ok_or(UpdateError::Refcount { function })?;
+        }
+        guard.adopt(function, kind).map_err(UpdateError::Guard)?;
+        if let Some(arrived) = side.functions.get_mut(&function) {
+            arrived.refcount = refcount;
+            arrived.found = true;
+        }
         Ok(true)
     }
 
-    /// A bridge that the record does not have, as its form has none.
-    fn set_up_above(&self, side: &mut Side, bridge: Sbdf) -> Result<bool, FinishError> {
-        let guard = &self.shared.guard;
-        let buses = guard
-            .read_u32(bridge, 0x18)
-            .map_err(|_| FinishError::Unreadable { function: bridge })?;
-        let (secondary, subordinate) = (buses >> 8 & 0xff, buses >> 16 & 0xff);
-        if secondary == 0 || secondary > subordinate {
+    fn kind(&self, function: Sbdf) -> Result<Kind, UpdateError> {
+        let kind = kind_of(&self.shared.guard, function);
+        kind.map_err(|cause| UpdateError::Guard(cause.into()))
+    }
+
+    /// A function that the record does not have: incoming if it is a bridge above one, as its form
+    /// has none.
+    fn set_up_above(&self, side: &mut Side, bridge: Sbdf) -> Result<bool, UpdateError> {
+        match kind_of(&self.shared.guard, bridge) {
+            Ok(Kind::Bridge) => {}
+            Ok(_) | Err(FieldError::Header { .. }) => return Ok(false),
+            Err(_) => return Err(UpdateError::Unreadable { function: bridge }),
+        }
+        let refcount = self.below(side, bridge)?;
+        if refcount == 0 {
             return Ok(false);
         }
-        let at = |bdf: u32| Sbdf::from_bdf(bridge.segment(), bdf as u16);
-        let below = at(secondary << 8)..=at(subordinate << 8 | 0xff);
-        let below = side.functions.range(below).filter(|(_, r)| r.recorded);
-        let refcount = match u16::try_from(below.count()) {
-            Ok(0) => return Ok(false),
-            Ok(count) => count,
-            Err(_) => return Err(FinishError::Refcount { function: bridge }),
-        };
+        let guard = &self.shared.guard;
         guard
             .adopt(bridge, Kind::Bridge)
-            .map_err(FinishError::Guard)?;
-        let received = Received {
+            .map_err(UpdateError::Guard)?;
+        let arrived = Arrived {
             refcount,
+            own: 0,
             recorded: false,
             found: true,
-            done: true,
+            interrupts: false,
         };
-        side.functions.insert(bridge, received);
+        side.functions.insert(bridge, arrived);
         side.left += 1;
         Ok(true)
+    }
+
+    /// How many functions of the record are on the buses below a bridge.
+    fn below(&self, side: &Side, bridge: Sbdf) -> Result<u16, UpdateError> {
+        let buses = self.shared.guard.read_u32(bridge, 0x18);
+        let buses = buses.map_err(|_| UpdateError::Unreadable { function: bridge })?;
+        let [_, secondary, subordinate, _] = buses.to_le_bytes();
+        if secondary == 0 || secondary > subordinate {
+            return Ok(0);
+        }
+        let at = |bus: u8, rest: u16| Sbdf::from_bdf(bridge.segment(), u16::from(bus) << 8 | rest);
+        let below = at(secondary, 0)..=at(subordinate, 0xff);
+        let below = side.functions.range(below).filter(|(_, a)| a.recorded);
+        let refused = UpdateError::Refcount { function: bridge };
+        u16::try_from(below.count()).map_err(|_| refused)
     }
 
     /// Whether the function was found and is not finished yet.
     pub fn is_incoming(&self, function: Sbdf) -> bool {
         let side = self.shared.incoming.lock();
-        let received = side.functions.get(&function);
-        received.is_some_and(|received| received.found && received.refcount != 0)
+        let arrived = side.functions.get(&function);
+        arrived.is_some_and(|arrived| arrived.found && arrived.refcount != 0)
     }
 
     /// Whether the function came through the update, finished or not.
     pub fn was_preserved(&self, function: Sbdf) -> bool {
         let side = self.shared.incoming.lock();
-        side.functions.get(&function).is_some_and(|r| r.found)
+        side.functions.get(&function).is_some_and(|a| a.found)
     }
 
-    /// Functions in the record that are not finished. As long as it is not 0, every bridge keeps its
-    /// bus numbers, incoming or not.
+    /// Functions in the record that are not finished.
     pub fn incoming_count(&self) -> usize {
         self.shared.incoming.lock().left
     }
 
-    /// The lowest function from `from` on that is in the record and that enumeration has not found.
-    pub fn missing(&self, from: Sbdf) -> Option<Sbdf> {
-        let side = self.shared.incoming.lock();
-        let mut rest = side.functions.range(from..);
-        rest.find(|(_, received)| !received.found)
-            .map(|(function, _)| *function)
-    }
-
-    /// Compares the counts of the record with what enumeration found: a function counts at least as
-    /// many users as those directly below it together. Nothing to compare in the first form.
+    /// The sizes of a function's BARs. For one that came through the update they are those that the
+    /// predecessor knew, held against what can be read, without a write; for any other it is asked,
+    /// as on any boot.
     ///
     /// # Errors
-    /// [`FinishError::Refcount`], [`FinishError::NotIncoming`] if something that a function depends
-    /// on is not in the record, [`FinishError::Path`] for a function that was not found.
-    pub fn check_counts(&self, topology: &impl Topology) -> Result<(), FinishError> {
-        let side = self.shared.incoming.lock();
-        if side.form != Some(Form::V2) {
-            return Ok(());
-        }
-        let mut sums: BTreeMap<Sbdf, u64> = BTreeMap::new();
-        for (&function, received) in &side.functions {
-            let unknown = PreserveError::Unknown { function };
-            let device = topology.device(function);
-            let device = device.ok_or(FinishError::Path(unknown))?;
-            if let Some(above) = device.upstream {
-                *sums.entry(above).or_default() += u64::from(received.refcount);
+    /// [`UpdateError::Bars`]. Sizes that are not known are no invitation to ask.
+    pub fn bars(&self, function: Sbdf) -> Result<Bars, UpdateError> {
+        let (came, facts) = {
+            let side = self.shared.incoming.lock();
+            let facts = side.facts.get(&function).and_then(|facts| facts.bars);
+            (side.functions.contains_key(&function), facts)
+        };
+        let guard = &self.shared.guard;
+        match (came, facts) {
+            (false, _) => Ok(Bars::probe(guard, function)?),
+            (true, None) => Err(BarError::Unknown { function }.into()),
+            (true, Some(bars)) => {
+                bars.check(guard, function)?;
+                Ok(bars)
             }
         }
-        for (function, sum) in sums {
-            match side.functions.get(&function) {
-                None => return Err(FinishError::NotIncoming { function }),
-                Some(received) if u64::from(received.refcount) < sum => {
-                    return Err(FinishError::Refcount { function });
+    }
+
+    /// Enumeration has come to a bridge: what becomes of its bus numbers. `within` are those that it
+    /// may have: the bridge above forwards them, and no sibling does.
+    ///
+    /// As long as a function is incoming, every bridge keeps its numbers, incoming or not. Numbers
+    /// that cannot be are cleared, unless the bridge itself is incoming, which is not written to.
+    ///
+    /// # Errors
+    /// [`UpdateError::Unreadable`].
+    pub fn bus_numbers(
+        &self,
+        bridge: Sbdf,
+        within: RangeInclusive<u8>,
+    ) -> Result<BusNumbers, UpdateError> {
+        if self.incoming_count() == 0 {
+            return Ok(BusNumbers::Free);
+        }
+        let guard = &self.shared.guard;
+        let unreadable = |_| UpdateError::Unreadable { function: bridge };
+        let buses = guard.read_u32(bridge, 0x18).map_err(unreadable)?;
+        let [primary, secondary, subordinate, _] = buses.to_le_bytes();
+        let valid = primary == bridge.bus()
+            && secondary > primary
+            && secondary <= subordinate
+            && within.contains(&secondary)
+            && within.contains(&subordinate);
+        if valid {
+            return Ok(BusNumbers::Inherited(secondary..=subordinate));
+        }
+        if !guard.is_guarded(bridge) && buses & 0x00ff_ff00 != 0 {
+            let cleared = buses & 0xff00_00ff;
+            guard.write_u32(bridge, 0x18, cleared).map_err(unreadable)?;
+        }
+        Ok(BusNumbers::Closed)
+    }
+}
+
+impl<C: PciConfigAccess> Received<C> {
+    /// Enumeration is over: every function in the record must have been found, with everything
+    /// above it, and each must count itself and what is directly below it.
+    ///
+    /// # Errors
+    /// [`UpdateError::Missing`], [`UpdateError::NotIncoming`] if something that a function depends on
+    /// is not incoming, [`UpdateError::Refcount`], [`UpdateError::Path`].
+    pub fn verify(self, topology: &impl Topology) -> Result<Updated<C>, Refused<Self>> {
+        match self.check(topology) {
+            Ok(()) => Ok(Updated(self.0)),
+            Err(error) => Err(Refused { state: self, error }),
+        }
+    }
+
+    fn check(&self, topology: &impl Topology) -> Result<(), UpdateError> {
+        let mut side = self.0.shared.incoming.lock();
+        let mut below: BTreeMap<Sbdf, u64> = BTreeMap::new();
+        let mut own = Vec::new();
+        for (&function, arrived) in &side.functions {
+            if !arrived.found {
+                return Err(UpdateError::Missing { function });
+            }
+            let unknown = PreserveError::Unknown { function };
+            let device = topology.device(function);
+            let device = device.ok_or(UpdateError::Path(unknown))?;
+            if let Some(above) = device.upstream {
+                if !side.functions.contains_key(&above) {
+                    return Err(UpdateError::NotIncoming { function: above });
                 }
-                Some(_) => {}
+                *below.entry(above).or_default() += u64::from(arrived.refcount);
+            }
+            // Whether the way up ends, and what is on it fits.
+            path(topology, function).map_err(UpdateError::Path)?;
+        }
+        for (&function, arrived) in &side.functions {
+            let below = below.get(&function).copied().unwrap_or(0);
+            let itself = u64::from(arrived.refcount).checked_sub(below);
+            // A bridge may have been asked for more than once.
+            let most = match (arrived.recorded, self.0.shared.guard.kind(function)) {
+                (false, _) => 0,
+                (true, Some(Kind::Bridge)) => u16::MAX,
+                (true, _) => 1,
+            };
+            match itself.and_then(|itself| u16::try_from(itself).ok()) {
+                Some(itself) if itself <= most => own.push((function, itself)),
+                _ => return Err(UpdateError::Refcount { function }),
+            }
+        }
+        for (function, itself) in own {
+            if let Some(arrived) = side.functions.get_mut(&function) {
+                arrived.own = itself;
             }
         }
         Ok(())
+    }
+}
+
+impl<C: PciConfigAccess> Updated<C> {
+    /// Whether the function is its driver's to take over as it is. Changes nothing.
+    ///
+    /// # Errors
+    /// [`UpdateError::NotIncoming`], [`UpdateError::Depended`].
+    pub fn retrieve(&self, function: Sbdf) -> Result<(), UpdateError> {
+        let side = self.0.shared.incoming.lock();
+        match side.functions.get(&function) {
+            Some(arrived) if arrived.own > 0 => Ok(()),
+            Some(arrived) if arrived.refcount > 0 => Err(UpdateError::Depended { function }),
+            _ => Err(UpdateError::NotIncoming { function }),
+        }
+    }
+
+    /// Somebody has set up the delivery of the function's interrupts and takes them.
+    ///
+    /// # Errors
+    /// [`UpdateError::NotIncoming`].
+    pub fn own_interrupts(&self, function: Sbdf) -> Result<(), UpdateError> {
+        let mut side = self.0.shared.incoming.lock();
+        match side.functions.get_mut(&function) {
+            Some(arrived) if arrived.refcount > 0 => {
+                arrived.interrupts = true;
+                Ok(())
+            }
+            _ => Err(UpdateError::NotIncoming { function }),
+        }
     }
 
     /// FINISH: the function is its owner's. One user less for it and for all that it depends on; what
     /// has none left is written to as on any boot.
     ///
     /// # Errors
-    /// [`FinishError::NotIncoming`] if the function or something above it is not, or is finished;
-    /// [`FinishError::Path`].
-    pub fn finish(&self, topology: &impl Topology, function: Sbdf) -> Result<(), FinishError> {
-        let path = path(topology, function).map_err(FinishError::Path)?;
-        let mut side = self.shared.incoming.lock();
+    /// [`UpdateError::NotIncoming`] if the function or something above it is not, or is finished;
+    /// [`UpdateError::Depended`]; [`UpdateError::Guard`] with [`GuardError::Unconfirmed`] if
+    /// translation is on in what would be free; [`UpdateError::Path`].
+    pub fn finish(
+        &self,
+        topology: &impl Topology,
+        function: Sbdf,
+    ) -> Result<Finished, UpdateError> {
+        let path = path(topology, function).map_err(UpdateError::Path)?;
+        let mut side = self.0.shared.incoming.lock();
+        let guard = &self.0.shared.guard;
         for &(function, _) in &path {
-            let received = side.functions.get(&function);
-            if received.is_none_or(|received| !received.found || received.refcount == 0) {
-                return Err(FinishError::NotIncoming { function });
+            match side.functions.get(&function) {
+                Some(arrived) if arrived.refcount == 1 => {
+                    guard
+                        .check_confirmed(function)
+                        .map_err(UpdateError::Guard)?;
+                }
+                Some(arrived) if arrived.refcount > 1 => {}
+                _ => return Err(UpdateError::NotIncoming { function }),
             }
         }
         match side.functions.get_mut(&function) {
-            Some(received) if !received.done => received.done = true,
-            _ => return Err(FinishError::NotIncoming { function }),
+            Some(arrived) if arrived.own > 0 => arrived.own -= 1,
+            _ => return Err(UpdateError::Depended { function }),
         }
+        let mut finished = Finished::default();
         for (function, _) in path {
-            let Some(received) = side.functions.get_mut(&function) else {
+            let Some(arrived) = side.functions.get_mut(&function) else {
                 continue;
             };
-            received.refcount -= 1;
-            if received.refcount == 0 {
+            arrived.refcount -= 1;
+            if arrived.refcount == 0 {
+                if arrived.interrupts {
+                    finished.interrupts.push(function);
+                }
                 side.left -= 1;
-                // It was adopted when it was found.
-                let _ = self.shared.guard.finish(function);
+                // It was adopted when it was found, and is confirmed.
+                let _ = guard.finish(function);
             }
         }
-        Ok(())
+        Ok(finished)
+    }
+
+    /// The end of the update: NORMAL.
+    ///
+    /// # Errors
+    /// [`UpdateError::NotFinished`].
+    pub fn close(self) -> Result<(), Refused<Self>> {
+        let side = self.0.shared.incoming.lock();
+        let mut left = side.functions.iter();
+        let left = left.find(|(_, arrived)| arrived.refcount > 0);
+        let Some((&function, _)) = left else {
+            return Ok(());
+        };
+        drop(side);
+        let error = UpdateError::NotFinished { function };
+        Err(Refused { state: self, error })
     }
 }

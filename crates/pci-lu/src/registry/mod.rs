@@ -2,19 +2,105 @@
 //!
 //! Preserving a function preserves everything upstream of it, because clearing Bus Master on a
 //! bridge stops all DMA from below; each of them counts how many need it. The record of it is a
-//! file-lifecycle-bound object of LUO, of the [second form](kho_abi::pci::v2): it comes with the
-//! first file that names it and goes with the last.
+//! file-lifecycle-bound object of LUO: it comes with the first file that names it, is written as LUO
+//! freezes, and goes with the last file. The two sides of a function are independent: it can be
+//! incoming and outgoing at once.
 //!
-//! | side | call | effect |
-//! | --- | --- | --- |
-//! | outgoing | [`Registry::preserve`] | the function and all above it are prepared and in the record |
-//! | outgoing | [`Registry::unpreserve`] | takes that back |
-//! | outgoing | [`Registry::freeze`] | writes are judged, nobody joins or leaves; undone when dropped |
-//! | incoming | [`Registry::receive`] | takes the checked record over |
-//! | incoming | [`Registry::set_up`] | a function was found by enumeration: if it is in the record, writes are judged |
-//! | incoming | [`Registry::finish`] | its owner has it; what nobody else below needs is free |
+//! # States
+//! | state | is the type | event | call |
+//! | --- | --- | --- | --- |
+//! | NORMAL | [`Registry`] | PREPARE | [`Registry::preserve`], for each function |
+//! | PREPARED | [`Registry`], with functions | CANCEL | [`Registry::unpreserve`] |
+//! | | | FREEZE | [`Outgoing::finalize`] with LUO among the participants |
+//! | FROZEN | [`Finalized`] | CANCEL | dropping it, [`Finalized::abort`] |
+//! | | | the jump | [`Finalized::hand_over`] |
+//! | received | [`Received`] | enumeration | [`Registry::set_up`], then [`Received::verify`] |
+//! | UPDATED | [`Updated`] | FINISH | [`Updated::finish`], for each function; [`Updated::close`] |
 //!
-//! The two sides are independent: a function can be incoming and outgoing at once.
+//! What a state does not allow is not there to be called, or is an error where it depends on data.
+//! While the machine is frozen, the handover is borrowed, and with it the tracker that
+//! preserving takes:
+//!
+//! ```compile_fail,E0502
+//! use kho_core::outgoing::{Outgoing, OutgoingError, Participants};
+//! use kho_core::Tracker;
+//! use kho_hal::{PageAlloc, PciConfigAccess, PhysAddr, PhysMem, Sbdf};
+//! use kho_pci_lu::{Registry, Topology};
+//!
+//! fn join_while_frozen<'o, 's, M: PhysMem, A: PageAlloc, C: PciConfigAccess>(
+//!     outgoing: &'o mut Outgoing<'s, M, A>,
+//!     participants: Participants<'o, Tracker<'s, M, A>>,
+//!     registry: &Registry<C>,
+//!     topology: &impl Topology,
+//!     late: Sbdf,
+//! ) -> Result<(), OutgoingError> {
+//!     let frozen = outgoing.finalize(PhysAddr::new(0), participants)?;
+//!     let _ = registry.preserve(outgoing.tracker(), topology, late);
+//!     frozen.abort();
+//!     Ok(())
+//! }
+//! ```
+//!
+//! A handover that is not frozen has nothing to jump with, and jumping ends FROZEN:
+//!
+//! ```compile_fail,E0599
+//! # use kho_core::outgoing::Outgoing;
+//! # use kho_hal::{PageAlloc, PhysMem};
+//! fn jump_while_prepared<M: PhysMem, A: PageAlloc>(outgoing: Outgoing<'_, M, A>) {
+//!     outgoing.hand_over();
+//! }
+//! ```
+//!
+//! ```compile_fail,E0382
+//! # use kho_core::outgoing::Finalized;
+//! # use kho_hal::PageAlloc;
+//! fn cancel_after_the_jump<T, A: PageAlloc>(frozen: Finalized<'_, T, A>) {
+//!     let boot = frozen.hand_over();
+//!     frozen.abort();
+//! }
+//! ```
+//!
+//! Nothing is finished that was not received and verified, and nothing after the update is over:
+//!
+//! ```compile_fail,E0599
+//! # use kho_hal::{PciConfigAccess, Sbdf};
+//! # use kho_pci_lu::{Registry, Topology};
+//! fn finish_in_normal<C: PciConfigAccess>(normal: &Registry<C>, t: &impl Topology, f: Sbdf) {
+//!     let _ = normal.finish(t, f);
+//! }
+//! ```
+//!
+//! ```compile_fail,E0599
+//! # use kho_hal::{PciConfigAccess, Sbdf};
+//! # use kho_pci_lu::{Received, Topology};
+//! fn finish_unverified<C: PciConfigAccess>(received: &Received<C>, t: &impl Topology, f: Sbdf) {
+//!     let _ = received.finish(t, f);
+//! }
+//! ```
+//!
+//! ```compile_fail,E0382
+//! # use kho_hal::{PciConfigAccess, Sbdf};
+//! # use kho_pci_lu::{Topology, Updated};
+//! fn finish_after_the_end<C: PciConfigAccess>(updated: Updated<C>, t: &impl Topology, f: Sbdf) {
+//!     let _ = updated.close();
+//!     let _ = updated.finish(t, f);
+//! }
+//! ```
+//!
+//! Nor can a function be let go without the registry, past what is below it:
+//!
+//! ```compile_fail,E0599
+//! # use kho_hal::{PciConfigAccess, Sbdf};
+//! # use kho_pci_lu::Registry;
+//! fn finish_a_bridge<C: PciConfigAccess>(registry: &Registry<C>, bridge: Sbdf) {
+//!     let _ = registry.config().finish(bridge);
+//! }
+//! ```
+//!
+//! [`Outgoing::finalize`]: kho_core::outgoing::Outgoing::finalize
+//! [`Finalized`]: kho_core::outgoing::Finalized
+//! [`Finalized::abort`]: kho_core::outgoing::Finalized::abort
+//! [`Finalized::hand_over`]: kho_core::outgoing::Finalized::hand_over
 //!
 //! # Order
 //! Preserving goes from the function to the root, undoing strictly in reverse. FREEZE calls what is
@@ -22,13 +108,16 @@
 //! step that fails is not undone, those before it are; undoing never fails.
 //!
 //! # Cost
-//! Each call takes time logarithmic in the number of functions for each step of the path.
+//! Each call takes time logarithmic in the number of functions for each step of the path; FREEZE and
+//! [`Received::verify`] take that for each function.
 //!
 //! # Source
-//! The series "PCI: liveupdate" for Linux, later posting. It refuses virtual functions always; here
+//! The series "PCI: liveupdate" for Linux, both postings. It refuses virtual functions always; here
 //! one is preserved with its physical function above it.
 
+mod config;
 mod incoming;
+mod object;
 mod outgoing;
 
 use alloc::sync::Arc;
@@ -39,11 +128,14 @@ use kho_core::OutgoingError;
 use kho_hal::{PciConfigAccess, Sbdf};
 use spin::mutex::SpinMutex;
 
+use crate::bars::Bars;
 use crate::guard::{GuardError, Guarded};
 use crate::table::Kind;
 
-pub use incoming::FinishError;
-pub use outgoing::{Frozen, Object};
+pub use config::Config;
+pub use incoming::{BusNumbers, Finished, Received, Refused, UpdateError, Updated};
+pub use object::{FactsObject, Object, OutgoingForm};
+pub use outgoing::FREEZE_REFUSED;
 
 /// What enumeration knows of a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +149,8 @@ pub struct Device {
     /// What it depends on: the bridge above it, for a virtual function the physical one; `None` on a
     /// root bus.
     pub upstream: Option<Sbdf>,
+    /// The sizes of its BARs, if they are known: the successor must not ask for them.
+    pub bars: Option<Bars>,
 }
 
 /// What enumeration found.
@@ -104,6 +198,11 @@ pub enum PreserveError {
     Frozen,
     /// No preserved file needs the record, so there is none.
     NoFile,
+    /// The first form of the record has no function with SR-IOV.
+    Sriov {
+        /// The function.
+        function: Sbdf,
+    },
     /// More functions below one than can be counted: 65535.
     TooMany {
         /// The one above.
@@ -127,6 +226,9 @@ impl fmt::Display for PreserveError {
             Self::Busy { function } => write!(f, "{function} is preserved already"),
             Self::Frozen => f.write_str("the machine is frozen"),
             Self::NoFile => f.write_str("no preserved file needs the record"),
+            Self::Sriov { function } => {
+                write!(f, "{function} has SR-IOV, which the record cannot name")
+            }
             Self::TooMany { function } => write!(f, "too many functions below {function}"),
             Self::Guard(cause) => cause.fmt(f),
             Self::Record(cause) => cause.fmt(f),
@@ -177,11 +279,6 @@ impl<C: PciConfigAccess> Registry<C> {
             incoming: SpinMutex::default(),
         });
         Self { shared }
-    }
-
-    /// Configuration space under the write policy: what everybody uses.
-    pub fn config(&self) -> &Guarded<C> {
-        &self.shared.guard
     }
 }
 

@@ -1,140 +1,46 @@
 //! The outgoing side: what the successor will find.
 
-use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use kho_abi::pci::v2::{NAME, PciDevSer, PciSer, VERSION};
-use kho_core::outgoing::luo::Flb;
-use kho_core::outgoing::{BlockSet, Nodes};
+use kho_abi::pci::functions::FunctionSer;
+use kho_core::outgoing::Nodes;
 use kho_core::{OutgoingError, Tracker};
-use kho_hal::{Order, PageAlloc, PciConfigAccess, PhysAddr, PhysMem, Sbdf};
-use zerocopy::{FromZeros, IntoBytes};
+use kho_hal::{PageAlloc, PciConfigAccess, PhysMem, Sbdf};
 
+use crate::fields::FieldError;
+use crate::functions::Facts;
+use crate::guard::GuardError;
+use crate::registry::object::{Room, Table};
 use crate::registry::{Device, PreserveError, Registry, Topology, path};
+use crate::table::Kind;
 
 /// What is preserved now.
 #[derive(Debug, Default)]
 pub(super) struct Side {
-    record: Option<Record>,
-    functions: BTreeMap<Sbdf, Preserved>,
+    pub(super) record: Option<Room>,
+    pub(super) facts: Option<Table<FunctionSer>>,
+    pub(super) functions: BTreeMap<Sbdf, Preserved>,
+    /// How many functions were asked for themselves.
+    requested: usize,
     frozen: bool,
-}
-
-/// The record in preserved memory.
-#[derive(Debug)]
-struct Record {
-    header: PhysAddr,
-    entries: BlockSet<PciDevSer>,
-    free: Vec<usize>,
+    /// Why the last FREEZE was refused.
+    refused: Option<PreserveError>,
 }
 
 #[derive(Debug)]
-struct Preserved {
-    slot: usize,
-    refcount: u16,
+pub(super) struct Preserved {
+    pub(super) refcount: u16,
     /// Whether it was asked for itself, not only for what is below it.
-    requested: bool,
+    pub(super) requested: bool,
+    pub(super) facts: Facts,
     /// Steps from the root.
     depth: usize,
 }
 
-/// The registry's record as an object of LUO: files that need it name `pci`.
-#[derive(Debug)]
-pub struct Object<C> {
-    registry: Registry<C>,
-}
-
-impl<'s, M, A, N, C> Flb<Tracker<'s, M, A, N>> for Object<C>
-where
-    M: PhysMem,
-    A: PageAlloc,
-    N: Nodes,
-    C: PciConfigAccess,
-{
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    fn preserve(&mut self, tracker: &Tracker<'s, M, A, N>) -> Result<u64, OutgoingError> {
-        let mut side = self.registry.shared.outgoing.lock();
-        let (header, _) = tracker.alloc_preserved(size_of::<PciSer>() as u64)?;
-        let record = Record {
-            header,
-            entries: BlockSet::default(),
-            free: Vec::new(),
-        };
-        if let Err(error) = record.write_header(tracker, 0) {
-            // Allocated a moment ago.
-            let _ = tracker.free_preserved(header, Order::ZERO);
-            return Err(error);
-        }
-        side.record = Some(record);
-        Ok(header.as_u64())
-    }
-
-    /// Frees the record. A function that is still in it is not preserved any more.
-    fn unpreserve(&mut self, tracker: &Tracker<'s, M, A, N>) {
-        let mut side = self.registry.shared.outgoing.lock();
-        let left = core::mem::take(&mut side.functions);
-        for &function in by_depth(&left).iter() {
-            self.registry.shared.guard.cancel(function);
-        }
-        if let Some(mut record) = side.record.take() {
-            let _ = record.entries.resize(tracker, 0);
-            let _ = tracker.free_preserved(record.header, Order::ZERO);
-        }
-    }
-}
-
-impl Record {
-    fn write_header<M: PhysMem, A: PageAlloc, N: Nodes>(
-        &self,
-        tracker: &Tracker<'_, M, A, N>,
-        count: usize,
-    ) -> Result<(), OutgoingError> {
-        let count = u32::try_from(count).map_err(|_| OutgoingError::TooMany {
-            max: u32::MAX.into(),
-        })?;
-        let header = PciSer {
-            version: VERSION.into(),
-            nr_devices: count.into(),
-            devices: self.entries.head().as_u64().into(),
-        };
-        Ok(tracker.mem().write(self.header, header.as_bytes())?)
-    }
-
-    fn write<M: PhysMem, A: PageAlloc, N: Nodes>(
-        &self,
-        tracker: &Tracker<'_, M, A, N>,
-        slot: usize,
-        function: Sbdf,
-        refcount: u16,
-    ) -> Result<(), OutgoingError> {
-        let entry = match refcount {
-            0 => PciDevSer::new_zeroed(),
-            _ => PciDevSer {
-                domain: function.segment().into(),
-                bdf: function.bdf().into(),
-                refcount: refcount.into(),
-            },
-        };
-        self.entries.write(tracker, slot, &entry)
-    }
-
-    /// A free slot, the one that became free last, or a new one.
-    fn slot<M: PhysMem, A: PageAlloc, N: Nodes>(
-        &mut self,
-        tracker: &Tracker<'_, M, A, N>,
-    ) -> Result<usize, OutgoingError> {
-        if let Some(slot) = self.free.pop() {
-            return Ok(slot);
-        }
-        let slot = self.entries.len();
-        self.entries.resize(tracker, slot + 1)?;
-        Ok(slot)
-    }
-}
+/// What [`OutgoingError::Refused`] carries where a FREEZE is refused; why is told by
+/// [`Registry::refused`].
+pub const FREEZE_REFUSED: i32 = -22;
 
 /// Functions, the farthest from the root first; among equals the highest address.
 fn by_depth(functions: &BTreeMap<Sbdf, Preserved>) -> Vec<Sbdf> {
@@ -144,13 +50,7 @@ fn by_depth(functions: &BTreeMap<Sbdf, Preserved>) -> Vec<Sbdf> {
 }
 
 impl<C: PciConfigAccess> Registry<C> {
-    /// The record as an object, to be registered with LUO once.
-    pub fn object(&self) -> Box<Object<C>> {
-        let registry = self.clone();
-        Box::new(Object { registry })
-    }
-
-    /// Number of functions in the outgoing record, those above others included.
+    /// Number of functions that are preserved, those above others included.
     pub fn outgoing_count(&self) -> usize {
         self.shared.outgoing.lock().functions.len()
     }
@@ -161,7 +61,17 @@ impl<C: PciConfigAccess> Registry<C> {
         side.functions.get(&function).map_or(0, |p| p.refcount)
     }
 
-    /// Preserves a function and everything that it depends on.
+    /// The preserved functions in the order in which FREEZE calls them.
+    pub fn freeze_order(&self) -> Vec<Sbdf> {
+        by_depth(&self.shared.outgoing.lock().functions)
+    }
+
+    /// Why the last FREEZE was refused; `None` if it was not.
+    pub fn refused(&self) -> Option<PreserveError> {
+        self.shared.outgoing.lock().refused
+    }
+
+    /// PREPARE: preserves a function and everything that it depends on.
     ///
     /// # Errors
     /// [`PreserveError`]; what had been done is undone in reverse.
@@ -183,6 +93,15 @@ impl<C: PciConfigAccess> Registry<C> {
         if side.functions.get(&function).is_some_and(|p| p.requested) {
             return Err(PreserveError::Busy { function });
         }
+        if let Some(Room::V1 { capacity, .. }) = side.record {
+            let max = capacity;
+            if path.iter().any(|(_, device)| device.kind == Kind::Physical) {
+                return Err(PreserveError::Sriov { function });
+            }
+            if side.requested as u64 >= max {
+                return Err(OutgoingError::TooMany { max }.into());
+            }
+        }
         for (done, &(here, device)) in path.iter().enumerate() {
             let depth = path.len() - 1 - done;
             if let Err(error) = self.add(&mut side, tracker, here, device, depth) {
@@ -194,11 +113,12 @@ impl<C: PciConfigAccess> Registry<C> {
         }
         if let Some(preserved) = side.functions.get_mut(&function) {
             preserved.requested = true;
+            side.requested += 1;
         }
         Ok(())
     }
 
-    /// Undoes [`Registry::preserve`].
+    /// CANCEL of one function: undoes [`Registry::preserve`].
     ///
     /// # Errors
     /// [`PreserveError::Frozen`], [`PreserveError::Unknown`] if the function, or what it depends on
@@ -223,44 +143,87 @@ impl<C: PciConfigAccess> Registry<C> {
             Some(preserved) if preserved.requested => preserved.requested = false,
             _ => return Err(PreserveError::Unknown { function }),
         }
+        side.requested -= 1;
         for &(function, _) in path.iter().rev() {
             self.remove(&mut side, tracker, function);
         }
         Ok(())
     }
 
-    /// FREEZE of all preserved functions: from now on writes to them are judged, and nobody joins or
-    /// leaves. Those farthest from the root come first.
-    ///
-    /// Dropping what is returned undoes it, in reverse; [`Frozen::jump`] makes it last.
-    ///
-    /// # Errors
-    /// [`PreserveError::Frozen`] if they are; [`PreserveError::Guard`] if one cannot be preserved any
-    /// more. Those before it are unfrozen, in reverse.
-    pub fn freeze(&self) -> Result<Frozen<'_, C>, PreserveError> {
+    /// FREEZE of all preserved functions, those farthest from the root first: from now on writes to
+    /// them are judged, and nobody joins or leaves. Then the record is written.
+    pub(super) fn freeze<M: PhysMem, A: PageAlloc, N: Nodes>(
+        &self,
+        tracker: &Tracker<'_, M, A, N>,
+    ) -> Result<(), OutgoingError> {
         let mut side = self.shared.outgoing.lock();
-        if side.frozen {
-            return Err(PreserveError::Frozen);
-        }
-        let order = by_depth(&side.functions);
+        let side = &mut *side;
         let guard = &self.shared.guard;
-        for (done, &function) in order.iter().enumerate() {
-            if let Err(error) = guard.freeze(function) {
-                for &function in order.iter().take(done).rev() {
-                    guard.unfreeze(function);
+        side.refused = None;
+        let order = by_depth(&side.functions);
+        let frozen = order
+            .iter()
+            .position(|&function| match guard.freeze(function) {
+                Ok(()) => false,
+                Err(error) => {
+                    side.refused = Some(error.into());
+                    true
                 }
-                return Err(error.into());
+            });
+        let written = match (&mut side.record, frozen) {
+            (Some(record), None) => record.write(tracker, side.functions.iter()),
+            _ => Err(OutgoingError::Refused(FREEZE_REFUSED)),
+        };
+        if let Err(error) = written {
+            if let (Some(record), None) = (&side.record, frozen) {
+                side.refused = Some(error.into());
+                record.unwrite(tracker);
             }
+            for &function in order.iter().take(frozen.unwrap_or(order.len())).rev() {
+                guard.unfreeze(function);
+            }
+            return Err(error);
         }
         side.frozen = true;
-        Ok(Frozen {
-            registry: self,
-            order,
-            jumped: false,
-        })
+        Ok(())
     }
 
-    /// One more user of a function, which is prepared and recorded if it is the first.
+    /// Undoes [`Registry::freeze`].
+    pub(super) fn unfreeze<M: PhysMem, A: PageAlloc, N: Nodes>(
+        &self,
+        tracker: &Tracker<'_, M, A, N>,
+    ) {
+        let mut side = self.shared.outgoing.lock();
+        if let Some(record) = &side.record {
+            record.unwrite(tracker);
+        }
+        for &function in by_depth(&side.functions).iter().rev() {
+            self.shared.guard.unfreeze(function);
+        }
+        side.frozen = false;
+    }
+
+    /// The record goes with its last file: nothing is preserved any more.
+    pub(super) fn forget<M: PhysMem, A: PageAlloc, N: Nodes>(
+        &self,
+        tracker: &Tracker<'_, M, A, N>,
+    ) {
+        let mut side = self.shared.outgoing.lock();
+        for &function in by_depth(&side.functions).iter().rev() {
+            self.shared.guard.cancel(function);
+        }
+        side.functions.clear();
+        side.requested = 0;
+        if let Some(record) = side.record.take() {
+            record.free(tracker);
+        }
+        if let Some(facts) = &mut side.facts {
+            let _ = facts.reserve(tracker, 0);
+        }
+    }
+
+    /// One more user of a function, which is prepared, and for which there is room, if it is the
+    /// first.
     fn add<M: PhysMem, A: PageAlloc, N: Nodes>(
         &self,
         side: &mut Side,
@@ -269,95 +232,89 @@ impl<C: PciConfigAccess> Registry<C> {
         device: Device,
         depth: usize,
     ) -> Result<(), PreserveError> {
-        let record = side.record.as_mut().ok_or(PreserveError::NoFile)?;
+        if side.record.is_none() {
+            return Err(PreserveError::NoFile);
+        }
         if let Some(preserved) = side.functions.get_mut(&function) {
-            let refcount = preserved
+            preserved.refcount = preserved
                 .refcount
                 .checked_add(1)
                 .ok_or(PreserveError::TooMany { function })?;
-            record.write(tracker, preserved.slot, function, refcount)?;
-            preserved.refcount = refcount;
             return Ok(());
         }
         self.shared.guard.prepare(function, device.kind)?;
-        let count = side.functions.len();
-        let mut write = || {
-            let slot = record.slot(tracker)?;
-            let written = record
-                .write(tracker, slot, function, 1)
-                .and_then(|()| record.write_header(tracker, count + 1));
-            if let Err(error) = written {
-                let _ = record.write(tracker, slot, function, 0);
-                record.free.push(slot);
-                return Err(error);
-            }
-            Ok(slot)
-        };
-        let slot = write().inspect_err(|_| self.shared.guard.cancel(function))?;
+        let facts = self.facts(function, device);
+        let all = side.functions.len() + 1;
+        let facts = facts.and_then(|facts| {
+            self.reserve(side, tracker, all)?;
+            Ok(facts)
+        });
+        let facts = facts.inspect_err(|_| {
+            // Cutting off what was added does not fail.
+            let _ = self.reserve(side, tracker, all - 1);
+            self.shared.guard.cancel(function);
+        })?;
         let preserved = Preserved {
-            slot,
             refcount: 1,
             requested: false,
+            facts,
             depth,
         };
         side.functions.insert(function, preserved);
         Ok(())
     }
 
-    /// Undoes [`Registry::add`]. Memory that was written before can be written again.
+    /// Makes room in both objects.
+    fn reserve<M: PhysMem, A: PageAlloc, N: Nodes>(
+        &self,
+        side: &mut Side,
+        tracker: &Tracker<'_, M, A, N>,
+        all: usize,
+    ) -> Result<(), PreserveError> {
+        if let Some(record) = &mut side.record {
+            record.reserve(tracker, all)?;
+        }
+        if let Some(facts) = &mut side.facts {
+            facts.reserve(tracker, all)?;
+        }
+        Ok(())
+    }
+
+    /// What the successor is told of a function.
+    fn facts(&self, function: Sbdf, device: Device) -> Result<Facts, PreserveError> {
+        let read = |offset| {
+            let read = self.shared.guard.read_u32(function, offset);
+            read.map_err(|_| {
+                PreserveError::Guard(GuardError::Field(FieldError::Unreadable {
+                    function,
+                    offset,
+                }))
+            })
+        };
+        Ok(Facts {
+            kind: device.kind,
+            identity: read(0x00)?,
+            class: read(0x08)?,
+            bars: device.bars,
+        })
+    }
+
+    /// Undoes [`Registry::add`].
     fn remove<M: PhysMem, A: PageAlloc, N: Nodes>(
         &self,
         side: &mut Side,
         tracker: &Tracker<'_, M, A, N>,
         function: Sbdf,
     ) {
-        let (Some(record), Some(preserved)) =
-            (side.record.as_mut(), side.functions.get_mut(&function))
-        else {
+        let Some(preserved) = side.functions.get_mut(&function) else {
             return;
         };
         preserved.refcount -= 1;
-        let (slot, refcount) = (preserved.slot, preserved.refcount);
-        let _ = record.write(tracker, slot, function, refcount);
-        if refcount == 0 {
+        if preserved.refcount == 0 {
             side.functions.remove(&function);
-            record.free.push(slot);
-            let _ = record.write_header(tracker, side.functions.len());
+            // Cutting off does not fail.
+            let _ = self.reserve(side, tracker, side.functions.len());
             self.shared.guard.cancel(function);
         }
-    }
-}
-
-/// All preserved functions are frozen, until this is dropped.
-#[must_use = "dropping it unfreezes the functions"]
-#[derive(Debug)]
-pub struct Frozen<'r, C: PciConfigAccess> {
-    registry: &'r Registry<C>,
-    order: Vec<Sbdf>,
-    jumped: bool,
-}
-
-impl<C: PciConfigAccess> Frozen<'_, C> {
-    /// The functions, in the order in which they were frozen.
-    pub fn functions(&self) -> &[Sbdf] {
-        &self.order
-    }
-
-    /// The kexec jump: they stay frozen for as long as this program runs on.
-    pub fn jump(mut self) {
-        self.jumped = true;
-    }
-}
-
-impl<C: PciConfigAccess> Drop for Frozen<'_, C> {
-    fn drop(&mut self) {
-        if self.jumped {
-            return;
-        }
-        let mut side = self.registry.shared.outgoing.lock();
-        for &function in self.order.iter().rev() {
-            self.registry.shared.guard.unfreeze(function);
-        }
-        side.frozen = false;
     }
 }

@@ -28,6 +28,11 @@ pub fn at(offset: u16, width: Width) -> Access {
 
 /// The capability's offset; panics if there is none.
 pub fn cap(bus: &SimBus, function: Sbdf, id: CapId) -> u16 {
+    find_cap(bus, function, id).unwrap()
+}
+
+/// The capability's offset.
+pub fn find_cap(bus: &SimBus, function: Sbdf, id: CapId) -> Option<u16> {
     let mut found = None;
     let mut source = |at: Access| Some(bus.peek(function, at));
     walk_standard(&mut source, 0, |cap| {
@@ -36,7 +41,7 @@ pub fn cap(bus: &SimBus, function: Sbdf, id: CapId) -> u16 {
     walk_extended(&mut source, |cap| {
         found = found.or((cap.id == id).then_some(cap.offset));
     });
-    found.unwrap()
+    found
 }
 
 pub fn endpoint() -> SimFunction {

@@ -7,7 +7,8 @@ use kho_hal::{Access, PciConfigAccess, Sbdf, Width};
 use super::{Place, Saved, Variant};
 use crate::add::{AddError, Added, Distrust};
 use crate::cache::{Cached, Pages};
-use crate::function::{Function, Keep, Kind};
+use crate::function::{Function, Kind};
+use crate::infer::Inference;
 use crate::space::{MAP, Space, VALUES};
 use crate::sync::{AtomicU64, Ordering};
 
@@ -35,7 +36,8 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
     }
 
     /// Takes the saved page of a function into use, if there is one and the function is the same.
-    /// Three hardware reads at most, and none without a page.
+    /// Three hardware reads at most, and none without a page; if other rules marked it, what the
+    /// inference needs.
     pub(crate) fn adopt(
         &self,
         entry: &Function<'m>,
@@ -72,6 +74,12 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         if known & IDENTITY != IDENTITY {
             return Ok(Added::Distrusted(Distrust::Unidentified));
         }
+        // From here on, whoever writes lets the addition start anew.
+        let now = entry.enter(Kind::Adding);
+        self.wide.look();
+        if saved.is_touched(function) || self.wide.any() {
+            return Ok(Added::Distrusted(Distrust::Touched));
+        }
         let read = |offset| {
             let unreadable = AddError::Unreadable { function };
             let at = Access::new(offset, Width::U32).map_err(|_| unreadable)?;
@@ -97,18 +105,74 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         if !made {
             return Err(AddError::NoMemory { function });
         }
-        let now = entry.enter(Kind::Adding);
-        self.wide.look();
         entry.set_identity(identity, class);
-        entry.set_adopted(policy, header, saved.has_same_rules());
-        if self.wide.any() {
-            entry.wipe(Keep::Nothing);
+        entry.unhold();
+        entry.flags.store(policy, Ordering::Release);
+        let page = Page::of(entry, header);
+        let mut source = |at: Access| {
+            if saved.has_same_rules() {
+                page.register(entry, at)
+            } else {
+                self.learn(entry, at).ok()
+            }
+        };
+        let Some(inference) = Inference::new(&mut source) else {
+            return Ok(Added::Distrusted(Distrust::Damaged));
+        };
+        entry.keep_absent(entry.set_map(&inference));
+        for (n, known) in page.known.into_iter().enumerate() {
+            entry.keep_known(n, known);
         }
-        if entry.advance(now, Kind::Active) {
+        if self.complete(entry, now) {
             Ok(Added::Restored)
         } else {
-            // Written to or reset meanwhile.
-            Ok(Added::Inferred)
+            Ok(Added::Distrusted(Distrust::Touched))
+        }
+    }
+}
+
+/// What a predecessor's page says of itself.
+struct Page {
+    /// Bytes that it marked as cacheable.
+    marked: [u64; MAP],
+    /// Those of them whose value it knew.
+    known: [u64; MAP],
+    /// The dword at 0ch, as the hardware has it.
+    header: u32,
+}
+
+impl Page {
+    fn of(entry: &Function<'_>, header: u32) -> Self {
+        let word = |word: Option<&AtomicU64>| word.map_or(0, |word| word.load(Ordering::Acquire));
+        let space = || entry.space();
+        let marked = core::array::from_fn(|n| word(space().and_then(|space| space.cacheable(n))));
+        let known = core::array::from_fn(|n| {
+            let known = word(space().and_then(|space| space.known(n)));
+            known & marked.get(n).copied().unwrap_or(0)
+        });
+        Self {
+            marked,
+            known,
+            header,
+        }
+    }
+
+    /// A register for the walk: what the page knows, or follows from what it marked.
+    fn register(&self, entry: &Function<'_>, at: Access) -> Option<u32> {
+        let has = |map: &[u64; MAP], at: Access| {
+            let bits = ((1u64 << at.width().bytes()) - 1) << (at.offset() & 63);
+            let word = map.get(usize::from(at.offset() >> 6)).copied();
+            word.is_some_and(|word| word & bits == bits)
+        };
+        match (at.offset(), at.width()) {
+            // Seen by the identity check.
+            (0x0f, Width::U8) => Some(self.header >> 24),
+            // Status: the pointer is marked where there is a list.
+            (0x06, Width::U16) => {
+                let pointer = Access::new(0x34, Width::U8).ok()?;
+                Some(if has(&self.marked, pointer) { 0x10 } else { 0 })
+            }
+            _ => has(&self.known, at).then(|| entry.page_value(at))?,
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use kho_abi::fdt::COMPATIBLE;
 use kho_abi::pcsc::{DATA, NODE, NODE_PREFIX, RULES, RULES_VERSION, VERSION};
-use kho_core::outgoing::{Nodes, Outgoing, OutgoingError};
-use kho_hal::{PageAlloc, PciConfigAccess, PhysAddr, PhysMem, Sbdf};
+use kho_core::outgoing::{Nodes, Outgoing, OutgoingError, Participant};
+use kho_hal::{Access, PageAlloc, PciConfigAccess, PhysAddr, PhysMem, Sbdf};
 use std_alloc::format;
 use std_alloc::vec::Vec;
 use vm_fdt::FdtWriter;
@@ -11,6 +11,7 @@ use vm_fdt::FdtWriter;
 use super::saved::key;
 use crate::cache::Cached;
 use crate::function::{Function, Kind};
+use crate::infer::Inference;
 use crate::space::Space;
 
 impl<C: PciConfigAccess> Cached<'_, C> {
@@ -19,8 +20,8 @@ impl<C: PciConfigAccess> Cached<'_, C> {
     ///
     /// Only a cache made by [`Cached::in_pages`] has pages; of the memory that `outgoing` tracks.
     /// Nothing is copied. What is known at this moment arrives, less what is invalidated until
-    /// the jump; what is learned after it does not. Save again after [`Cached::unsave`] to
-    /// bring it up to date.
+    /// the jump; what is learned after it does so if the cache takes part in
+    /// [`Outgoing::finalize`].
     ///
     /// # Errors
     /// Those of preserving and of adding a sub-blob. Then nothing is preserved that was not
@@ -36,6 +37,7 @@ impl<C: PciConfigAccess> Cached<'_, C> {
         if functions.is_empty() {
             return Ok(0);
         }
+        self.sync();
         let fdt = describe(&functions).map_err(|_| OutgoingError::TooMany {
             max: u32::MAX.into(),
         })?;
@@ -76,20 +78,30 @@ impl<C: PciConfigAccess> Cached<'_, C> {
         Ok(())
     }
 
-    /// Functions to save, in address order, with their bitmaps brought up to date.
+    /// Functions to save, in address order.
     fn eligible(&self) -> Vec<(Sbdf, PhysAddr)> {
         let mut functions: Vec<_> = self
             .index
             .all()
-            .filter_map(|function| {
-                let addr = self.pages_of(function)?;
-                self.map(function);
-                function.sync_known();
-                Some((function.place(), addr))
-            })
+            .filter_map(|function| Some((function.place(), self.pages_of(function)?)))
             .collect();
         functions.sort_unstable_by_key(|(place, _)| key(*place));
         functions
+    }
+
+    /// Brings the pages and bitmaps of every function to save up to date.
+    fn sync(&self) {
+        for function in self.index.all() {
+            if self.pages_of(function).is_some() {
+                if function.state().kind() == Kind::Active {
+                    // The next program walks the capabilities without the hardware: what it looks
+                    // at for that has to be known.
+                    let mut source = |at: Access| self.read(function.place(), at).ok();
+                    let _ = Inference::new(&mut source);
+                }
+                function.sync_known();
+            }
+        }
     }
 
     fn pages_of(&self, function: &Function<'_>) -> Option<PhysAddr> {
@@ -99,6 +111,16 @@ impl<C: PciConfigAccess> Cached<'_, C> {
             _ => None,
         }
     }
+}
+
+/// What was learned since [`Cached::save`] is handed over too.
+impl<C: PciConfigAccess, T> Participant<T> for &Cached<'_, C> {
+    fn freeze(&mut self, _: &T) -> Result<(), OutgoingError> {
+        self.sync();
+        Ok(())
+    }
+
+    fn unfreeze(&mut self, _: &T) {}
 }
 
 fn describe(functions: &[(Sbdf, PhysAddr)]) -> Result<Vec<u8>, vm_fdt::Error> {

@@ -1,6 +1,7 @@
 //! The sub-blob, read into an index.
 
 use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use kho_abi::fdt::COMPATIBLE;
 use kho_abi::pcsc::{DATA, NODE_PREFIX, RULES, RULES_VERSION, VERSION};
@@ -53,10 +54,13 @@ pub(crate) enum Place {
 }
 
 /// What the predecessor saved: an index of functions, made in one pass over the sub-blob.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Saved {
     /// Ascending by key; an address of 0 marks a damaged entry.
     entries: Vec<(u64, u64)>,
+    /// For each entry, whether something happened to the function since: what was saved of it
+    /// does not hold any more.
+    touched: Vec<AtomicBool>,
     same_rules: bool,
     damaged: usize,
     pub(crate) variant: Variant,
@@ -65,8 +69,19 @@ pub struct Saved {
 /// Bytes that the node of one function takes at least.
 const NODE_BYTES: usize = 44;
 
+impl Clone for Saved {
+    fn clone(&self) -> Self {
+        let touched = |touched: &AtomicBool| AtomicBool::new(touched.load(Ordering::SeqCst));
+        Self {
+            entries: self.entries.clone(),
+            touched: self.touched.iter().map(touched).collect(),
+            ..*self
+        }
+    }
+}
+
 impl Saved {
-    /// Reads the sub-blob. One allocation, whose size follows from the length of `blob`.
+    /// Reads the sub-blob. Two allocations, whose sizes follow from the length of `blob`.
     ///
     /// `is_preserved` says whether the predecessor preserved the page (or two, of 4 KiB) at an
     /// address: one that it did not, the next allocation may give to somebody else. Data of which
@@ -84,6 +99,7 @@ impl Saved {
     ) -> Result<Self, SavedError> {
         let mut saved = Self {
             entries: Vec::with_capacity(blob.len() / NODE_BYTES),
+            touched: Vec::new(),
             same_rules: false,
             damaged: 0,
             variant,
@@ -127,6 +143,8 @@ impl Saved {
             saved.drop_twins();
         }
         saved.drop_shared();
+        let untouched = || AtomicBool::new(false);
+        saved.touched.resize_with(saved.entries.len(), untouched);
         Ok(saved)
     }
 
@@ -204,26 +222,55 @@ impl Saved {
 
     /// The entry where it would be if functions were spread evenly: a bus full of virtual
     /// functions, mostly, is.
-    fn guess(&self, key: u64) -> Option<&(u64, u64)> {
+    fn guess(&self, key: u64) -> Option<usize> {
         let ((first, _), (last, _)) = (self.entries.first()?, self.entries.last()?);
         let span = last.checked_sub(*first)?.max(1);
         let steps = self.entries.len() as u64 - 1;
-        let index = key.checked_sub(*first)?.checked_mul(steps)? / span;
+        let index = (key.checked_sub(*first)?.checked_mul(steps)? / span) as usize;
         self.entries
-            .get(index as usize)
-            .filter(|(found, _)| *found == key)
+            .get(index)
+            .is_some_and(|(found, _)| *found == key)
+            .then_some(index)
+    }
+
+    fn index(&self, function: Sbdf) -> Option<usize> {
+        let key = key(function);
+        self.guess(key).or_else(|| {
+            let found = self.entries.binary_search_by_key(&key, |(key, _)| *key);
+            found.ok()
+        })
     }
 
     pub(crate) fn place(&self, function: Sbdf) -> Place {
-        let key = key(function);
-        let found = self.guess(key).or_else(|| {
-            let found = self.entries.binary_search_by_key(&key, |(key, _)| *key);
-            self.entries.get(found.ok()?)
-        });
-        match found {
+        let entry = self.index(function).and_then(|n| self.entries.get(n));
+        match entry {
             None => Place::Absent,
             Some((_, 0)) => Place::Damaged,
             Some((_, data)) => Place::At(PhysAddr::new(*data)),
+        }
+    }
+
+    /// Whether something happened to the function since it was saved.
+    pub(crate) fn is_touched(&self, function: Sbdf) -> bool {
+        let touched = self.index(function).and_then(|n| self.touched.get(n));
+        touched.is_some_and(|touched| touched.load(Ordering::SeqCst))
+    }
+
+    /// Notes that something happened to a function.
+    pub(crate) fn touch(&self, function: Sbdf) {
+        if let Some(touched) = self.index(function).and_then(|n| self.touched.get(n)) {
+            touched.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Notes that something happened to the functions that `which` says, of which it is told
+    /// where their data lies.
+    pub(crate) fn touch_all(&self, which: impl Fn(Sbdf, PhysAddr) -> bool) {
+        for ((key, data), touched) in self.entries.iter().zip(&self.touched) {
+            let function = Sbdf::from_bdf((key >> 16) as u32, *key as u16);
+            if which(function, PhysAddr::new(*data)) {
+                touched.store(true, Ordering::SeqCst);
+            }
         }
     }
 }

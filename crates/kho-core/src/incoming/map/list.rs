@@ -5,13 +5,13 @@
 //! through all of it for each few bitmaps.
 
 use kho_abi::chunk::{ChunkEntry, ChunkHeader, SketchChunkHeader, V1Bitmaps, chunk_capacity};
-use kho_hal::{FrozenMem, Order, PageSize, PhysAddr, PhysRange};
+use kho_hal::{FrozenMem, Order, PageSize, PhysAddr};
 
 use super::tree::check_page;
+use crate::bits::Bits;
 use crate::incoming::ascending::ascending;
 use crate::incoming::places::{Ram, Scratch};
 use crate::incoming::{Fault, Folio, read};
-use crate::tree::{Run, bit_run};
 
 /// Which fields a chunk starts with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub(super) struct List<'a, M> {
 }
 
 /// Most entries in a list whose entries do not ascend: each few of them cost a look at all.
-const MAX_UNSORTED: u64 = 1 << 17;
+const MAX_UNSORTED: u64 = 1 << 16;
 
 /// The next bitmaps of one order in a list whose entries do not ascend.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ pub(crate) struct Lookahead {
 }
 
 impl Lookahead {
-    const LEN: usize = 64;
+    const LEN: usize = 16;
 
     pub(crate) const EMPTY: Self = Self {
         order: Order::ZERO,
@@ -91,7 +91,6 @@ struct Chunk<'a> {
 #[derive(Clone, Copy)]
 struct Bitmap<'a> {
     start: u64,
-    order: Order,
     words: &'a [u64],
 }
 
@@ -189,7 +188,7 @@ impl<'a, M: FrozenMem> List<'a, M> {
     }
 
     /// Number of bits in a bitmap.
-    fn bits(&self) -> u64 {
+    fn bitmap_bits(&self) -> u64 {
         self.bitmaps.bytes(self.page) as u64 * 8
     }
 
@@ -199,12 +198,11 @@ impl<'a, M: FrozenMem> List<'a, M> {
         bits.trailing_zeros() + order.as_u32() + self.page.shift()
     }
 
-    fn bitmap(&self, order: Order, entry: &ChunkEntry) -> Result<Bitmap<'a>, Fault> {
+    fn bitmap(&self, entry: &ChunkEntry) -> Result<Bitmap<'a>, Fault> {
         let at = PhysAddr::new(entry.bitmap.get());
         Ok(Bitmap {
             start: entry.phys_start.get(),
-            order,
-            words: read::array(self.mem, at, (self.bits() / 64) as usize)?,
+            words: read::array(self.mem, at, (self.bitmap_bits() / 64) as usize)?,
         })
     }
 
@@ -239,7 +237,8 @@ impl<'a, M: FrozenMem> List<'a, M> {
             V1Bitmaps::Small => &none,
             V1Bitmaps::Page => scratch,
         };
-        let mut last = [None; 64];
+        // By order: one more than where the last bitmap starts.
+        let mut after = [0; 64];
         let (mut sorted, mut chunks, mut entries) = (true, 0, 0);
         self.walk_in(ram, &mut |chunk| {
             check_page(chunk.at, self.page.bytes(), ram, scratch)?;
@@ -253,10 +252,10 @@ impl<'a, M: FrozenMem> List<'a, M> {
                     return Err(Fault::Misaligned { addr });
                 }
                 self.check_bitmap(at, entry, ram, scratch)?;
-                self.bitmap(chunk.order, entry)?;
-                if let Some(last) = last.get_mut(chunk.order.as_u32() as usize) {
-                    sorted &= last.is_none_or(|last| last < start);
-                    *last = Some(start);
+                self.bitmap(entry)?;
+                if let Some(after) = after.get_mut(chunk.order.as_u32() as usize) {
+                    sorted &= *after <= start;
+                    *after = start + 1;
                 }
             }
             Ok(true)
@@ -268,8 +267,8 @@ impl<'a, M: FrozenMem> List<'a, M> {
         if entries > MAX_UNSORTED {
             return Err(Fault::Unsorted { at: self.head });
         }
-        for (order, last) in (0..).zip(last) {
-            if let (Some(order), Some(_)) = (Order::new(order), last) {
+        for (order, after) in (0..).zip(&after) {
+            if let (Some(order), 1..) = (Order::new(order), after) {
                 self.check_starts(order, workspace)?;
             }
         }
@@ -347,8 +346,8 @@ impl<'a, M: FrozenMem> List<'a, M> {
                     continue;
                 };
                 let bit = inside >> shift;
-                if bit < self.bits() {
-                    let words = self.bitmap(chunk.order, entry)?.words;
+                if bit < self.bitmap_bits() {
+                    let words = self.bitmap(entry)?.words;
                     let word = words.get((bit / 64) as usize).copied().unwrap_or(0);
                     if word >> (bit % 64) & 1 != 0 {
                         found = Some(Folio {
@@ -363,64 +362,23 @@ impl<'a, M: FrozenMem> List<'a, M> {
         Ok(found)
     }
 
-    /// The first run of `order` at or after `from`, or that contains it. `place` is where the last
-    /// run was found: the address of a chunk plus the number of an entry.
-    pub(super) fn next_run(
+    /// The bits of `order` from folio `from` on, as many as lie in the first bitmap that has one for
+    /// `from` or for a later folio. `place` is where the last bitmap was found: the address of a
+    /// chunk plus the number of an entry.
+    pub(super) fn bits(
         &self,
         order: Order,
-        from: PhysAddr,
+        from: u64,
         place: &mut u64,
         ahead: &mut Lookahead,
-    ) -> Result<Option<Run>, Fault> {
-        let mut from = from.as_u64();
-        let mut found: Option<Run> = None;
-        loop {
-            let next = if self.sorted {
-                self.next_bitmap(order, from, place)?
-            } else {
-                self.lowest_bitmap(order, from, ahead)?
-            };
-            let Some(bitmap) = next else { break };
-            if found.is_some() && bitmap.start > from {
-                break;
-            }
-            let piece = self.run_in(bitmap, from)?;
-            match (&mut found, piece) {
-                (None, Some(run)) => found = Some(run),
-                (Some(whole), Some(run)) if run.range.start() == whole.range.end() => {
-                    let size = whole.range.size() + run.range.size();
-                    let addr = whole.range.start();
-                    let joined = PhysRange::new(addr, size);
-                    whole.range = joined.ok_or(Fault::NotRam { addr, size })?;
-                }
-                (Some(_), _) => break,
-                (None, None) => {}
-            }
-            let end = u128::from(bitmap.start) + (1 << self.cover_shift(order, self.bitmaps));
-            let Ok(end) = u64::try_from(end) else { break };
-            if found.is_some_and(|run| run.range.end().as_u64() < end) {
-                break;
-            }
-            from = end;
-        }
-        Ok(found)
-    }
-
-    /// The first run in `bitmap` at or after `from`, or that contains it.
-    fn run_in(&self, bitmap: Bitmap<'a>, from: u64) -> Result<Option<Run>, Fault> {
-        let shift = bitmap.order.as_u32() + self.page.shift();
-        let first = from.saturating_sub(bitmap.start) >> shift;
-        let run = bit_run(bitmap.words, first as usize, self.bits() as usize);
-        run.map(|(first, end)| {
-            let addr = u128::from(bitmap.start) + ((first as u128) << shift);
-            let addr = PhysAddr::new(u64::try_from(addr).unwrap_or(u64::MAX));
-            let count = (end - first) as u64;
-            Run::new(addr, bitmap.order, count, self.page).ok_or(Fault::NotRam {
-                addr,
-                size: u64::MAX,
-            })
-        })
-        .transpose()
+    ) -> Result<Option<Bits<'a, u64>>, Fault> {
+        let shift = order.as_u32() + self.page.shift();
+        let bitmap = if self.sorted {
+            self.next_bitmap(order, from << shift, place)?
+        } else {
+            self.lowest_bitmap(order, from << shift, ahead)?
+        };
+        Ok(bitmap.map(|bitmap| Bits::new(bitmap.start >> shift, bitmap.words, from)))
     }
 
     /// Whether a bitmap that starts at `start` covers something at or after `from`.
@@ -461,7 +419,7 @@ impl<'a, M: FrozenMem> List<'a, M> {
             phys_start: start.into(),
             bitmap: bitmap.into(),
         });
-        entry.map(|entry| self.bitmap(order, &entry)).transpose()
+        entry.map(|entry| self.bitmap(&entry)).transpose()
     }
 
     /// The bitmap of `order` with the lowest start that covers something at or after `from`, in a
@@ -488,7 +446,7 @@ impl<'a, M: FrozenMem> List<'a, M> {
                 for (i, entry) in entries {
                     if reaches(entry) {
                         *place = at.as_u64() + i as u64;
-                        return self.bitmap(order, entry).map(Some);
+                        return self.bitmap(entry).map(Some);
                     }
                 }
             }

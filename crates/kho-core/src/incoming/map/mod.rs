@@ -1,18 +1,23 @@
 //! The map of preserved memory as a predecessor left it.
 
+mod check;
 mod list;
+mod spread;
 mod tree;
 
 use kho_abi::chunk::V1Bitmaps;
 use kho_abi::fdt::Generation;
-use kho_hal::{FrozenMem, Order, PageSize, PhysAddr};
+use kho_hal::{FrozenMem, Order, PageSize, PhysAddr, PhysRange};
 
+use crate::bits::Bits;
 use crate::incoming::ascending::ascending;
 use crate::incoming::places::{Ram, Scratch};
 use crate::incoming::{Fault, Folio};
-use crate::runs::{Runs, RunsByOrder};
-use crate::tree::{Frozen, LeafCache, Run, Tree, Wraps, all_orders};
+use crate::runs::{FolioBits, Wraps};
+use crate::tree::{Frozen, Tree, all_orders};
+use check::CheckedFolios;
 use list::{Header, List, Lookahead};
+pub(crate) use spread::Spread;
 
 /// The map, before and after it is checked.
 #[derive(Debug)]
@@ -29,13 +34,6 @@ pub(crate) struct Map<'a, M> {
 enum Kind<'a, M> {
     Tree(Tree<Frozen<'a, M>>),
     List(List<'a, M>),
-}
-
-/// What was looked at last.
-#[derive(Debug)]
-pub(crate) struct Cache<'a> {
-    leaf: LeafCache<'a, u64>,
-    ahead: Lookahead,
 }
 
 impl_copy!(Map);
@@ -84,6 +82,7 @@ impl<'a, M: FrozenMem> Map<'a, M> {
 
     /// Checks the map's own memory: RAM, outside scratch, each piece reached once. Says nothing of
     /// the folios.
+    #[inline(never)]
     pub(crate) fn check_nodes(
         &mut self,
         ram: &Ram<'_>,
@@ -96,60 +95,36 @@ impl<'a, M: FrozenMem> Map<'a, M> {
         }
     }
 
-    /// Checks the folios: RAM, outside scratch, disjoint over all orders. The map's own memory is
-    /// sound already ([`Map::check_nodes`]).
+    /// Checks the folios: RAM, outside scratch, disjoint over all orders; and that the map's own
+    /// memory is disjoint, and none of it preserved: its owner would overwrite the map. Each piece
+    /// of that memory is sound already ([`Map::check_nodes`]). Counts the folios in `spread`.
+    #[inline(never)]
     pub(crate) fn check_folios(
         &mut self,
         ram: &Ram<'_>,
-        scratch: &Scratch<'_>,
+        scratch: &Scratch<'a>,
+        workspace: &mut [u64],
+        spread: &mut Spread,
     ) -> Result<(), Fault> {
-        let mut runs = Runs::new(*self, PhysAddr::new(0))?;
-        let (mut present, mut folios) = (0, 0);
+        let mut folios = CheckedFolios::new(*self, ram, scratch, spread);
         let mut end = PhysAddr::new(0);
-        while let Some(run) = runs.try_next()? {
-            let start = run.range.start();
-            if start < end {
-                return Err(Fault::Overlap { addr: start });
-            }
-            end = run.range.end();
-            scratch.refuse(ram.range(start, run.range.size())?)?;
-            present |= 1 << run.order.as_u32();
-            folios += run.range.size() >> (self.page.shift() + run.order.as_u32());
-        }
-        (self.orders, self.folios) = (present, folios);
-        Ok(())
-    }
-
-    /// Checks that the map's own memory is disjoint, and that none of it is preserved: its owner
-    /// would overwrite the map.
-    pub(crate) fn check_apart(&self, workspace: &mut [u64]) -> Result<(), Fault> {
-        let mut runs = Runs::new(*self, PhysAddr::new(0))?;
-        let mut run = runs.try_next()?;
-        let mut end = 0;
         ascending(
             workspace,
             |report| self.visit_own(&mut |at, size| report(at.as_u64() | pack(size))),
             |number| {
-                let (start, size) = unpack(number);
-                if start < end {
-                    let addr = PhysAddr::new(start);
+                let own = unpack(number);
+                if own.start() < end {
+                    let addr = own.start();
                     return Err(Fault::ReachedTwice { addr });
                 }
-                end = start + size;
-                while let Some(folios) = run {
-                    if folios.range.end().as_u64() > start {
-                        break;
-                    }
-                    run = runs.try_next()?;
-                }
-                match run {
-                    Some(folios) if folios.range.start().as_u64() < end => Err(Fault::Overlap {
-                        addr: PhysAddr::new(start.max(folios.range.start().as_u64())),
-                    }),
-                    _ => Ok(()),
-                }
+                end = own.end();
+                folios.keep_off(own)
             },
-        )
+        )?;
+        folios.finish()?;
+        self.orders = folios.orders;
+        self.folios = spread.folios();
+        Ok(())
     }
 
     /// Calls `visit` with address and size of each piece of memory that the map itself takes.
@@ -190,15 +165,17 @@ impl<'a, M: FrozenMem> Map<'a, M> {
     }
 }
 
-impl<'a, M: FrozenMem> RunsByOrder for Map<'a, M> {
-    type Cache = Cache<'a>;
+impl<'a, M: FrozenMem> FolioBits<'a> for Map<'a, M> {
+    type Word = u64;
+    type Cache = Lookahead;
     type Error = Fault;
 
-    fn new_cache() -> Self::Cache {
-        Cache {
-            leaf: LeafCache::EMPTY,
-            ahead: Lookahead::EMPTY,
-        }
+    fn new_cache() -> Lookahead {
+        Lookahead::EMPTY
+    }
+
+    fn page_size(&self) -> PageSize {
+        self.page
     }
 
     fn orders(&self) -> impl DoubleEndedIterator<Item = Order> {
@@ -206,28 +183,25 @@ impl<'a, M: FrozenMem> RunsByOrder for Map<'a, M> {
         all_orders(self.page).filter(move |order| orders >> order.as_u32() & 1 != 0)
     }
 
-    fn next_run(
+    fn bits(
         &self,
         order: Order,
-        from: PhysAddr,
+        from: u64,
         place: &mut u64,
-        cache: &mut Self::Cache,
-    ) -> Result<Option<Run>, Fault> {
+        ahead: &mut Lookahead,
+    ) -> Result<Option<Bits<'a, u64>>, Fault> {
         match &self.kind {
-            Kind::Tree(tree) => Ok(tree.next_run(order, from, &mut cache.leaf)?),
-            Kind::List(list) => list.next_run(order, from, place, &mut cache.ahead),
+            Kind::Tree(tree) => Ok(tree.bits(order, from)?),
+            Kind::List(list) => list.bits(order, from, place, ahead),
         }
     }
 }
 
 impl From<Wraps> for Fault {
-    fn from(wraps: Wraps) -> Self {
-        match wraps {
-            Wraps::Memory(cause) => Self::Memory(cause),
-            Wraps::At(addr) => Self::NotRam {
-                addr,
-                size: u64::MAX,
-            },
+    fn from(Wraps(addr): Wraps) -> Self {
+        Self::NotRam {
+            addr,
+            size: u64::MAX,
         }
     }
 }
@@ -238,6 +212,8 @@ fn pack(size: u64) -> u64 {
 }
 
 /// Undoes [`pack`].
-fn unpack(number: u64) -> (u64, u64) {
-    (number & !7, 1 << (9 + (number & 7)))
+fn unpack(number: u64) -> PhysRange {
+    let size = 1 << (9 + (number & 7));
+    // What is in RAM does not wrap.
+    PhysRange::new(PhysAddr::new(number & !7), size).unwrap_or_default()
 }

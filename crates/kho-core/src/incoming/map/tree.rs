@@ -3,10 +3,11 @@
 use kho_abi::radix::{self, Key};
 use kho_hal::{FrozenMem, PageSize, PhysAddr};
 
+use crate::bits::Word;
 use crate::incoming::Fault;
 use crate::incoming::ascending::ascending;
 use crate::incoming::places::{Ram, Scratch};
-use crate::tree::{Frozen, Tree, Word};
+use crate::tree::{Frozen, Tree};
 
 /// Checks that each page is RAM, outside scratch, and reached once, and that only entries of the
 /// root are in use that some address needs.

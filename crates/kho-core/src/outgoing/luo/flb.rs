@@ -27,6 +27,20 @@ pub trait Flb<T> {
 
     /// Undoes [`Flb::preserve`], as its last user goes.
     fn unpreserve(&mut self, tracker: &T);
+
+    /// Brings the preserved object up to date for the last time, after all files.
+    ///
+    /// # Errors
+    /// Any: the object is not frozen then, and the update does not take place.
+    fn freeze(&mut self, tracker: &T) -> Result<(), OutgoingError> {
+        let _ = tracker;
+        Ok(())
+    }
+
+    /// Undoes [`Flb::freeze`].
+    fn unfreeze(&mut self, tracker: &T) {
+        let _ = tracker;
+    }
 }
 
 /// The registered objects, and the page that lists them for the successor.
@@ -40,6 +54,7 @@ struct Known<T> {
     name: Name<48>,
     data: u64,
     users: u64,
+    frozen: bool,
 }
 
 impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Flbs<Tracker<'s, M, A, N>> {
@@ -82,6 +97,7 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Flbs<Tracker<'s, M, A, N>> {
             name,
             data: 0,
             users: 0,
+            frozen: false,
         });
         Ok(())
     }
@@ -134,6 +150,24 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Flbs<Tracker<'s, M, A, N>> {
                     known.flb.unpreserve(tracker);
                 }
             }
+        }
+    }
+
+    /// Freezes the objects that are preserved. After an error, those before the one that refused
+    /// are frozen.
+    pub(super) fn freeze(&mut self, tracker: &Tracker<'s, M, A, N>) -> Result<(), OutgoingError> {
+        for known in self.known.iter_mut().filter(|known| known.users > 0) {
+            known.flb.freeze(tracker)?;
+            known.frozen = true;
+        }
+        Ok(())
+    }
+
+    /// Unfreezes the objects that are frozen, the last first.
+    pub(super) fn unfreeze(&mut self, tracker: &Tracker<'s, M, A, N>) {
+        for known in self.known.iter_mut().rev().filter(|known| known.frozen) {
+            known.flb.unfreeze(tracker);
+            known.frozen = false;
         }
     }
 

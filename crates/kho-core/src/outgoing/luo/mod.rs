@@ -9,14 +9,15 @@
 //! | --- | --- |
 //! | preserve a file | its objects in the order it names them, where it is the first user; then the file |
 //! | unpreserve a session | its files in reverse order; after each its objects, where it was the last user, in reverse |
-//! | freeze | every file, by session and in the order of preservation |
-//! | freeze fails, or is undone | the files that were frozen, in reverse order |
+//! | freeze | every file, by session and in the order of preservation; then the objects |
+//! | freeze fails, or is undone | the objects and files that were frozen, in reverse order |
 //!
 //! Whatever fails leaves all as it was before. What undoes cannot fail.
 //!
 //! # Source
 //! Linux 7.3-rc7 `kernel/liveupdate/luo_session.c`, `luo_file.c`, `luo_flb.c`. Linux undoes the
-//! freezing of the files of one session in forward order; here it is reverse throughout.
+//! freezing of the files of one session in forward order; here it is reverse throughout. Linux does
+//! not freeze objects.
 
 mod flb;
 mod session;
@@ -275,15 +276,17 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Luo<Tracker<'s, M, A, N>> {
         for (i, session) in self.sessions.values().enumerate() {
             self.session_blocks.write(tracker, i, &session.ser())?;
         }
+        self.flbs.freeze(tracker)?;
         self.flbs.write(tracker)?;
         self.set_sessions_head(tracker, self.session_blocks.head())
     }
 
-    /// Unfreezes the first `count` sessions, the last first.
+    /// Unfreezes the objects that are frozen and the first `count` sessions, the last first.
     fn unfreeze_first(&mut self, tracker: &Tracker<'s, M, A, N>, count: usize) {
         // The description is only memory that was written a moment ago.
         let _ = self.set_sessions_head(tracker, PhysAddr::new(0));
         let _ = self.flbs.clear(tracker);
+        self.flbs.unfreeze(tracker);
         for session in self.sessions.values_mut().take(count).rev() {
             session.unfreeze(tracker);
         }
@@ -312,7 +315,7 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Luo<Tracker<'s, M, A, N>> {
 impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Participant<Tracker<'s, M, A, N>>
     for Luo<Tracker<'s, M, A, N>>
 {
-    /// Freezes all files and writes the sessions out. Until they are unfrozen, sessions and files
+    /// Freezes all files, then the objects, and writes the sessions out. Until they are unfrozen, sessions and files
     /// stay as they are.
     fn freeze(&mut self, tracker: &Tracker<'s, M, A, N>) -> Result<(), OutgoingError> {
         self.refuse_frozen()?;
@@ -325,7 +328,7 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Participant<Tracker<'s, M, A, N>>
         written
     }
 
-    /// Unfreezes all files, the last first.
+    /// Unfreezes the objects, then the files, the last first.
     fn unfreeze(&mut self, tracker: &Tracker<'s, M, A, N>) {
         self.unfreeze_first(tracker, self.sessions.len());
         self.frozen = false;

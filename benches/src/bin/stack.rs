@@ -1,0 +1,7 @@
+//! Prints how many bytes of stack each call takes.
+
+fn main() {
+    for (call, bytes) in kho_benches::calls::stack() {
+        println!("{call}\t{bytes}");
+    }
+}

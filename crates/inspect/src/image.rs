@@ -1,0 +1,276 @@
+//! A handover in an image of physical memory.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use elf::ElfStream;
+use elf::abi::{EM_AARCH64, EM_X86_64, ET_CORE, PT_LOAD};
+use elf::endian::LittleEndian;
+use kho::core::incoming::{Fault, Incoming, IncomingError, Machine};
+use kho::core::{BootData, BootPlace};
+use kho::hal::{PageSize, PhysAddr, PhysRange};
+use kho_draw::MemoryMap;
+use serde_json::Value;
+
+use crate::failure::Failure;
+use crate::memory::FileMem;
+use crate::{Options, convert, extract, facts, live, map};
+
+/// How the boot data is passed, by architecture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arch {
+    /// `setup_data` behind the boot parameters.
+    X86_64,
+    /// `/chosen` of the device tree.
+    Aarch64,
+}
+
+impl Arch {
+    /// Of the machine that this program runs on.
+    pub const OWN: Option<Self> = if cfg!(target_arch = "x86_64") {
+        Some(Self::X86_64)
+    } else if cfg!(target_arch = "aarch64") {
+        Some(Self::Aarch64)
+    } else {
+        None
+    };
+
+    pub fn parse(name: &str) -> Result<Self, &'static str> {
+        match name {
+            "x86_64" => Ok(Self::X86_64),
+            "aarch64" | "arm64" => Ok(Self::Aarch64),
+            _ => Err("the architecture is x86_64 or aarch64"),
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64",
+            Self::Aarch64 => "aarch64",
+        }
+    }
+}
+
+/// Most words to check an image with: a bit for each page of 256 TiB.
+const MAX_WORKSPACE: u64 = 1 << 30;
+
+/// An image, with what is known of the machine it was taken from.
+struct Image {
+    memory: FileMem,
+    arch: Arch,
+    /// The argument of the next kernel, if the file names it or it was given.
+    entry: Option<PhysAddr>,
+    /// The four numbers of the handover, if they were given.
+    boot: Option<BootData>,
+    page_size: PageSize,
+}
+
+/// Everything there is to say of the handover in a file, and a map of the memory. Converts the
+/// handover as well, if that is asked for.
+pub fn facts(path: &Path, options: &Options) -> Result<(Value, MemoryMap), Failure> {
+    let image = open(path, options)?;
+    // What the library calls absent memory may be a file that cannot be read.
+    look(&image, options).map_err(|failure| match image.memory.failure() {
+        Some(error) => Failure::unreadable(format!("{error}: {failure}")),
+        None => failure,
+    })
+}
+
+fn look(image: &Image, options: &Options) -> Result<(Value, MemoryMap), Failure> {
+    let mut workspace = Vec::new();
+    let (incoming, place) = image.check(options, &mut workspace)?;
+    let target = || {
+        let why = "to write a core file, the place of the boot data must be known: give --entry";
+        let place = place.zip(image.entry).ok_or(Failure::unreadable(why))?;
+        Ok::<_, Failure>((place.0, (image.arch, place.1)))
+    };
+    if let Some((to, output)) = &options.convert {
+        let (place, target) = target()?;
+        let core = convert::core(&image.memory, &incoming, *to, place, target);
+        write(output, core)?;
+    }
+    if let Some(output) = &options.extract {
+        let (_, target) = target()?;
+        // Another look, of which every page is noted.
+        let mut again = open(&options.path, options)?;
+        again.memory.note(image.page_size);
+        let mut workspace = Vec::new();
+        let (same, _) = again.check(options, &mut workspace)?;
+        let source = (image.arch, image.entry);
+        facts::of(&again.memory, &same, source, extract::MAX_CONTENT).map_err(Failure::Problem)?;
+        write(
+            output,
+            extract::core(&again.memory, image.page_size, target),
+        )?;
+    }
+    let source = (image.arch, image.entry);
+    let facts = facts::of(&image.memory, &incoming, source, facts::MAX_CONTENT);
+    let facts = facts.map_err(Failure::Problem)?;
+    Ok((facts, map::of(&image.memory, &incoming)))
+}
+
+fn write(output: &Path, core: Result<Vec<u8>, String>) -> Result<(), Failure> {
+    let written = std::fs::write(output, core.map_err(Failure::Problem)?);
+    written.map_err(|error| Failure::unreadable(format!("{}: {error}", output.display())))
+}
+
+impl Image {
+    fn check<'a>(
+        &'a self,
+        options: &Options,
+        workspace: &mut Vec<u64>,
+    ) -> Result<(Incoming<'a, FileMem>, Option<BootPlace>), Failure> {
+        let (boot, place) = find(self)?;
+        let machine = Machine {
+            v1_bitmaps: options.v1_bitmaps,
+            ..Machine::unknown(self.page_size)
+        };
+        Ok((check(&self.memory, boot, machine, workspace)?, place))
+    }
+}
+
+/// The boot data, and where it stands.
+fn find(image: &Image) -> Result<(BootData, Option<BootPlace>), Failure> {
+    if let Some(boot) = image.boot {
+        return Ok((boot, None));
+    }
+    let entry = image.entry.ok_or(Failure::unreadable(
+        "where the handover is described is not known: give --entry or --kho-data",
+    ))?;
+    let found = match image.arch {
+        Arch::X86_64 => BootData::from_boot_params(&image.memory, entry),
+        Arch::Aarch64 => BootData::from_device_tree(&image.memory, entry),
+    };
+    let (boot, place) = found?;
+    Ok((boot, Some(place)))
+}
+
+/// Checks a handover with as much workspace as it needs.
+fn check<'a>(
+    memory: &'a FileMem,
+    boot: BootData,
+    machine: Machine<'_>,
+    workspace: &mut Vec<u64>,
+) -> Result<Incoming<'a, FileMem>, Failure> {
+    workspace.resize(1 << 12, 0);
+    loop {
+        match Incoming::check(memory, boot, machine, workspace) {
+            Ok(incoming) => return Ok(incoming),
+            Err(IncomingError {
+                fault: Fault::Workspace { words },
+                ..
+            }) if words > workspace.len() as u64 && words <= MAX_WORKSPACE => {
+                workspace.resize(words as usize, 0);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn open(path: &Path, options: &Options) -> Result<Image, Failure> {
+    let mut file = File::open(path).map_err(Failure::unreadable)?;
+    if path == Path::new("/dev/mem") {
+        return from_machine(file, options);
+    }
+    let mut magic = [0; 4];
+    let is_elf = file.read_exact(&mut magic).is_ok() && &magic == b"\x7fELF";
+    if is_elf {
+        from_elf(file, options)
+    } else {
+        from_raw(file, options)
+    }
+}
+
+/// The parts of a core file: also of those that QEMU's `dump-guest-memory` and kdump write, which
+/// name no entry and no page size.
+fn from_elf(file: File, options: &Options) -> Result<Image, Failure> {
+    let broken =
+        |why: &dyn std::fmt::Display| Failure::problem(format!("not a whole ELF file: {why}"));
+    let len = file.metadata().map_err(Failure::unreadable)?.len();
+    let own = file.try_clone().map_err(Failure::unreadable)?;
+    let elf = ElfStream::<LittleEndian, _>::open_stream(file).map_err(|error| broken(&error))?;
+    if elf.ehdr.class != elf::file::Class::ELF64 {
+        return Err(broken(&"it is for 32 bits"));
+    }
+    if elf.ehdr.e_type != ET_CORE {
+        let kind = elf.ehdr.e_type;
+        return Err(Failure::problem(format!(
+            "ELF type {kind} is not a core file"
+        )));
+    }
+    let arch = match (options.arch, elf.ehdr.e_machine) {
+        (Some(arch), _) => arch,
+        (None, EM_X86_64) => Arch::X86_64,
+        (None, EM_AARCH64) => Arch::Aarch64,
+        (None, other) => {
+            let why = format!("no handover is known for the ELF machine {other}");
+            return Err(Failure::problem(why));
+        }
+    };
+    let (mut pieces, mut page_size) = (Vec::new(), None);
+    for segment in elf.segments() {
+        if segment.p_type == PT_LOAD {
+            page_size = page_size.or(PageSize::from_bytes(segment.p_align));
+            let range = PhysRange::new(PhysAddr::new(segment.p_paddr), segment.p_filesz);
+            let range = range.ok_or_else(|| broken(&"a segment wraps"))?;
+            let end = segment.p_offset.checked_add(segment.p_filesz);
+            if end.is_none_or(|end| end > len) {
+                return Err(broken(&"a segment ends behind the file"));
+            }
+            pieces.push((range, segment.p_offset));
+        }
+    }
+    if pieces.is_empty() {
+        return Err(broken(&"it has no memory"));
+    }
+    // What only says where the first instruction would be is no argument of a kernel.
+    let entry = Some(PhysAddr::new(elf.ehdr.e_entry)).filter(|entry| entry.as_u64() != 0);
+    Ok(Image {
+        memory: FileMem::new(own, pieces).map_err(Failure::Problem)?,
+        arch,
+        entry: options.entry.or(entry),
+        boot: options.boot,
+        page_size: options.page_size.or(page_size).unwrap_or(PageSize::Size4K),
+    })
+}
+
+fn from_raw(file: File, options: &Options) -> Result<Image, Failure> {
+    let why = "not an ELF file; for a RAM file give --arch";
+    let arch = options.arch.ok_or(Failure::problem(why))?;
+    let base = options.base.unwrap_or(PhysAddr::new(match arch {
+        Arch::X86_64 => 0,
+        Arch::Aarch64 => 0x4000_0000,
+    }));
+    let len = file.metadata().map_err(Failure::unreadable)?.len();
+    let range = PhysRange::new(base, len).ok_or(Failure::unreadable("the base is too high"))?;
+    if options.entry.is_none() && options.boot.is_none() {
+        let why = "for a RAM file give --entry or --kho-data";
+        return Err(Failure::unreadable(why));
+    }
+    Ok(Image {
+        memory: FileMem::new(file, vec![(range, 0)]).map_err(Failure::Problem)?,
+        arch,
+        entry: options.entry,
+        boot: options.boot,
+        page_size: options.page_size.unwrap_or(PageSize::Size4K),
+    })
+}
+
+/// The memory of the machine that this program runs on, where its kernel allows that.
+fn from_machine(file: File, options: &Options) -> Result<Image, Failure> {
+    let arch = options.arch.or(Arch::OWN);
+    let ram = live::ram().map_err(Failure::unreadable)?;
+    let pieces = ram.into_iter().map(|range| (range, range.start().as_u64()));
+    let boot = match (options.boot, options.entry) {
+        (None, None) => Some(live::boot_data().map_err(Failure::unreadable)?),
+        (boot, _) => boot,
+    };
+    Ok(Image {
+        memory: FileMem::new(file, pieces.collect()).map_err(Failure::Problem)?,
+        arch: arch.ok_or(Failure::unreadable("no handover is known for this machine"))?,
+        entry: options.entry,
+        boot,
+        page_size: options.page_size.unwrap_or(PageSize::Size4K),
+    })
+}

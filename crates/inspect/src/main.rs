@@ -1,0 +1,130 @@
+//! Shows the handover in an image of a machine's memory, or in the running Linux.
+//!
+//! Why: what a kernel hands over is invisible until its successor refuses it. This shows it before
+//! the kexec, and from a dump after one: what is preserved, what the description costs, and which
+//! Linux releases will accept it. `kho-inspect --help` says the rest.
+#![doc = concat!("```text\n", include_str!("help.txt"), "```")]
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::indexing_slicing,
+    reason = "serde_json indexes objects by name, which inserts"
+)]
+
+mod convert;
+mod core_file;
+mod debugfs;
+mod diff;
+mod extract;
+mod facts;
+mod failure;
+mod image;
+mod live;
+mod map;
+mod memory;
+mod options;
+mod progress;
+mod text;
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use console::Style;
+use kho_draw::{MemoryMap, document};
+use serde_json::Value;
+
+use crate::failure::Failure;
+use crate::options::{HELP, Options};
+
+fn main() -> ExitCode {
+    let options = match options::parse(lexopt::Parser::from_env()) {
+        Ok(Some(options)) => options,
+        Ok(None) => {
+            print(HELP);
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("kho-inspect: {error}; see kho-inspect --help");
+            return ExitCode::from(2);
+        }
+    };
+    let done = match &options.other {
+        None => show(&options),
+        Some(other) => differ(&options, other),
+    };
+    done.unwrap_or_else(|(path, failure)| {
+        eprintln!("kho-inspect: {}: {failure}", path.display());
+        ExitCode::from(failure.status())
+    })
+}
+
+type Done<'a> = Result<ExitCode, (&'a Path, Failure)>;
+
+/// Shows one handover.
+fn show(options: &Options) -> Done<'_> {
+    let path = options.path.as_path();
+    let (facts, map) = look(path, options)?;
+    if let Some(output) = &options.svg {
+        draw(options, map.as_ref(), output).map_err(|failure| (path, failure))?;
+    }
+    if options.json {
+        print(&format!("{facts:#}\n"));
+    } else {
+        print(&text::page(&facts, map.as_ref(), options.preflight));
+    }
+    for consumer in &options.accepted_by {
+        let refused = consumer.refuses(&facts);
+        if let Some(why) = refused.map_err(|failure| (path, failure))? {
+            return Err((path, Failure::Problem(why)));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Shows what differs between two handovers; the status is 1 if anything does.
+fn differ<'a>(options: &'a Options, other: &'a Path) -> Done<'a> {
+    let (old, _) = look(&options.path, options)?;
+    let (new, _) = look(other, options)?;
+    let lines = diff::lines(&old, &new);
+    if options.json {
+        print(&format!("{:#}\n", serde_json::json!(lines)));
+    } else {
+        for line in &lines {
+            let style = match line.chars().next() {
+                Some('+') => Style::new().green(),
+                Some('-') => Style::new().red(),
+                _ => Style::new().yellow(),
+            };
+            print(&format!("{}\n", style.apply_to(line)));
+        }
+    }
+    Ok(ExitCode::from(u8::from(!lines.is_empty())))
+}
+
+/// The facts in a file or a folder, and what lies where, if the memory is there.
+fn look<'a>(
+    path: &'a Path,
+    options: &Options,
+) -> Result<(Value, Option<MemoryMap>), (&'a Path, Failure)> {
+    let found = if path.is_dir() {
+        debugfs::facts(path)
+            .map(|facts| (facts, None))
+            .map_err(Failure::Problem)
+    } else {
+        image::facts(path, options).map(|(facts, map)| (facts, Some(map)))
+    };
+    found.map_err(|failure| (path, failure))
+}
+
+fn draw(options: &Options, map: Option<&MemoryMap>, output: &Path) -> Result<(), Failure> {
+    let map = map.ok_or(Failure::unreadable("debugfs has no memory to draw"))?;
+    let title = format!("Handover in {}", options.path.display());
+    let written = fs::write(output, document(&title, [map.draw()]));
+    written.map_err(|error| Failure::unreadable(format!("{}: {error}", output.display())))
+}
+
+/// A reader that has seen enough, such as `head`, is no error.
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}

@@ -1,0 +1,294 @@
+//! The facts as a person wants to read them.
+
+use std::fmt::Write;
+
+use console::{Style, style};
+use kho_draw::{Kind, MemoryMap, Size};
+use serde_json::Value;
+
+/// One page of text. The map is drawn in colour if standard output is a terminal.
+pub fn page(facts: &Value, map: Option<&MemoryMap>, details: bool) -> String {
+    let mut out = String::new();
+    if let Some(sides) = facts["debugfs"].as_object() {
+        for (name, side) in sides {
+            let _ = writeln!(out, "{name}:");
+            description(&mut out, side, None);
+        }
+    } else {
+        description(&mut out, facts, map);
+        components(&mut out, &facts["preflight"]);
+        if details {
+            preflight(&mut out, &facts["preflight"]);
+        }
+    }
+    out
+}
+
+fn description(out: &mut String, facts: &Value, map: Option<&MemoryMap>) {
+    let _ = write!(out, "handover    {}", text(&facts["compatible"]));
+    if let Some(generation) = facts["generation"].as_str() {
+        let _ = write!(out, " ({generation})");
+    }
+    if let Some(arch) = facts["arch"].as_str() {
+        let page = facts["page_size"].as_u64().unwrap_or(0);
+        let _ = write!(out, ", {arch}, {} pages", size(page));
+    }
+    if let Some(who) = facts["kexec_metadata"].as_object() {
+        let (release, count) = (text(&who["previous_release"]), &who["kexec_count"]);
+        let _ = write!(out, ", from {release}, kexec number {count}");
+    }
+    let _ = writeln!(out);
+    let fdt = &facts["kho_data"]["fdt_addr"];
+    let _ = writeln!(
+        out,
+        "description {} bytes{}, map of memory at {}",
+        facts["fdt_totalsize"],
+        if fdt.is_null() {
+            String::new()
+        } else {
+            format!(" at {}", addr(fdt))
+        },
+        addr(&facts["preserved_memory_map"]),
+    );
+    if let Some(total) = facts["description_bytes"]["total"].as_u64() {
+        let preserved = facts["preserved_bytes"].as_u64().unwrap_or(0).max(1);
+        let share = match total as f64 * 100.0 / preserved as f64 {
+            share if share < 0.01 => "less than 0.01".to_owned(),
+            share => format!("{share:.2}"),
+        };
+        let _ = writeln!(
+            out,
+            "            costs {} in all: map {}, sub-blobs {}; {share} % of what is preserved",
+            Size(total),
+            bytes(&facts["description_bytes"]["map"]),
+            bytes(&facts["description_bytes"]["subtrees"]),
+        );
+    }
+    if let Some(map) = map {
+        line(out, map);
+    }
+    memory(out, facts);
+    list(out, "scratch", &facts["scratch"], |out, area| {
+        let _ = write!(out, "{:>14}  ", addr(&area["addr"]));
+        if area["size"] == 0 {
+            out.push_str("empty");
+            return;
+        }
+        let _ = write!(out, "{}", bytes(&area["size"]));
+        // The check refuses a handover in which something preserved touches scratch.
+        let _ = write!(out, ", nothing preserved in it");
+    });
+    named(out, "sub-blobs", &facts["subtrees"], |out, blob| {
+        let _ = write!(out, "{:>14}  {} bytes", addr(&blob["addr"]), blob["size"]);
+        if let Some(preserved) = blob["preserved"].as_bool() {
+            let _ = write!(out, ", {}preserved", if preserved { "" } else { "not " });
+        }
+    });
+    named(out, "reserve_mem", &facts["reserve_mem"], |out, region| {
+        let (start, size) = (addr(&region["start"]), bytes(&region["size"]));
+        let _ = write!(out, "{start:>14}  {size}");
+    });
+    luo(out, &facts["luo"]);
+}
+
+/// The machine's memory on one line, and what the line means.
+fn line(out: &mut String, map: &MemoryMap) {
+    const WIDTH: usize = 64;
+    let in_colour = console::colors_enabled();
+    let cell = |kind: Kind| match kind {
+        Kind::Nothing => "…".to_owned(),
+        kind if !in_colour => kind.letter().to_string(),
+        Kind::Other => style("░").color256(244).to_string(),
+        kind => style("█").color256(colour(kind)).to_string(),
+    };
+    let cells: String = map.line(WIDTH).into_iter().map(cell).collect();
+    let _ = writeln!(out, "memory      {cells}");
+    if let Some((first, last)) = map.span() {
+        let _ = writeln!(out, "            {first} to {last}; gaps are one cell");
+    }
+    let shown = Kind::ALL.into_iter().filter(|&kind| map.bytes(kind) > 0);
+    let names = shown.map(|kind| format!("{} {:<25}", cell(kind), kind.name()));
+    for row in names.collect::<Vec<_>>().chunks(3) {
+        let _ = writeln!(out, "            {}", row.join("   ").trim_end());
+    }
+}
+
+/// The nearest of a terminal's 256 colours.
+fn colour(kind: Kind) -> u8 {
+    match kind {
+        Kind::Large => 25,
+        Kind::Medium => 33,
+        Kind::Small => 117,
+        Kind::Description => 160,
+        Kind::Scratch => 178,
+        Kind::Other | Kind::Nothing => 244,
+    }
+}
+
+/// Each component, its version, and who accepts it.
+fn components(out: &mut String, consumers: &Value) {
+    const COLUMN: usize = 11;
+    let consumers: Vec<_> = consumers.as_array().into_iter().flatten().collect();
+    let Some(first) = consumers.first() else {
+        return;
+    };
+    let _ = write!(out, "{:<36}", "accepted by");
+    for consumer in &consumers {
+        let name = text(&consumer["consumer"]);
+        let name = name.replace("Linux ", "").replace(", ", "-");
+        let name = name.replace("this library", "kho-core");
+        let _ = write!(out, "{name:<COLUMN$}");
+    }
+    out.truncate(out.trim_end().len());
+    let _ = writeln!(out);
+    let parts = first["components"].as_array().into_iter().flatten();
+    for (i, part) in parts
+        .enumerate()
+        .filter(|(_, part)| part["found"] != "none")
+    {
+        let (name, found) = (text(&part["component"]), text(&part["found"]));
+        let _ = write!(out, "  {name:<10}{found:<24}");
+        for consumer in &consumers {
+            let (mark, painted) = mark(text(&consumer["components"][i]["outcome"]));
+            let space = COLUMN.saturating_sub(mark.len());
+            let _ = write!(out, "{painted}{:space$}", "");
+        }
+        out.truncate(out.trim_end().len());
+        let _ = writeln!(out);
+    }
+    let _ = writeln!(
+        out,
+        "  (-: boots without it; ?: not established; why: --preflight)"
+    );
+}
+
+/// An outcome in a word, and painted.
+fn mark(outcome: &str) -> (&str, String) {
+    let (mark, style) = match outcome {
+        "accepts" => ("yes", Style::new().green()),
+        "boots without it" => ("-", Style::new().dim()),
+        "not established" => ("?", Style::new().yellow()),
+        "refuses sessions" => ("refuses", Style::new().red()),
+        other => (other, Style::new().red().bold()),
+    };
+    (mark, style.apply_to(mark).to_string())
+}
+
+fn preflight(out: &mut String, consumers: &Value) {
+    for consumer in consumers.as_array().into_iter().flatten() {
+        let (who, outcome) = (text(&consumer["consumer"]), text(&consumer["outcome"]));
+        let _ = writeln!(out, "{who:<18}{outcome}");
+        for part in consumer["components"].as_array().into_iter().flatten() {
+            if part["outcome"] != "accepts" {
+                let [name, outcome, found, expected] =
+                    ["component", "outcome", "found", "expected"].map(|key| text(&part[key]));
+                let _ = writeln!(
+                    out,
+                    "  {name:<16}{outcome}: found {found}, reads {expected}"
+                );
+            }
+        }
+    }
+}
+
+fn memory(out: &mut String, facts: &Value) {
+    let Some(orders) = facts["folios_by_order"].as_object() else {
+        return;
+    };
+    let page = facts["page_size"].as_u64().unwrap_or(0);
+    let _ = write!(
+        out,
+        "preserved   {} in {} folios and {} extents",
+        bytes(&facts["preserved_bytes"]),
+        facts["folios"],
+        facts["extents"].as_array().map_or(0, Vec::len),
+    );
+    if let Some(nodes) = facts["radix"]["node_pages"].as_array() {
+        let _ = write!(out, "; the map takes {} pages", nodes.len());
+    }
+    let _ = writeln!(out);
+    let mut orders: Vec<_> = orders
+        .iter()
+        .filter_map(|(order, n)| Some((order.parse::<u32>().ok()?, n.as_u64()?)))
+        .collect();
+    orders.sort_unstable();
+    for (order, count) in orders {
+        let each = page << order;
+        let _ = writeln!(
+            out,
+            "  order {order:>2}  {count:>8} of {:>8}  {:>10}",
+            size(each),
+            size(each * count)
+        );
+    }
+}
+
+fn luo(out: &mut String, luo: &Value) {
+    if let Some(text) = luo.as_str() {
+        let _ = writeln!(out, "LUO         {text}");
+    }
+    let Some(sessions) = luo["sessions"].as_array() else {
+        return;
+    };
+    let (version, number) = (text(&luo["compatible"]), &luo["liveupdate_num"]);
+    let _ = writeln!(out, "LUO         {version}, live update number {number}");
+    for session in sessions {
+        let _ = writeln!(
+            out,
+            "  session {}  {} files",
+            session["name"], session["count"]
+        );
+        for file in session["files"].as_array().into_iter().flatten() {
+            let token = file["token"].as_u64().unwrap_or(0);
+            let _ = write!(out, "    token {token:#x}  {}", text(&file["compatible"]));
+            if let Some(memfd) = file["memfd"].as_object() {
+                let content = match memfd.get("content_sha256").and_then(Value::as_str) {
+                    Some(digest) => format!("sha256 {}", digest.get(..16).unwrap_or(digest)),
+                    None => "contents not in the image".to_owned(),
+                };
+                let folios = &memfd["nr_folios"];
+                let _ = write!(
+                    out,
+                    "  {} in {folios} folios, {content}",
+                    bytes(&memfd["size"])
+                );
+            }
+            let _ = writeln!(out);
+        }
+    }
+    for flb in luo["flbs"].as_array().into_iter().flatten() {
+        let _ = writeln!(out, "  object {}  {} holders", flb["name"], flb["count"]);
+    }
+}
+
+fn list(out: &mut String, title: &str, items: &Value, line: impl Fn(&mut String, &Value)) {
+    for (i, item) in items.as_array().into_iter().flatten().enumerate() {
+        let _ = write!(out, "{:<12}", if i == 0 { title } else { "" });
+        line(out, item);
+        let _ = writeln!(out);
+    }
+}
+
+fn named(out: &mut String, title: &str, items: &Value, line: impl Fn(&mut String, &Value)) {
+    for (i, (name, item)) in items.as_object().into_iter().flatten().enumerate() {
+        let _ = write!(out, "{:<12}{name:<16}", if i == 0 { title } else { "" });
+        line(out, item);
+        let _ = writeln!(out);
+    }
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or("?")
+}
+
+fn addr(value: &Value) -> String {
+    format!("{:#x}", value.as_u64().unwrap_or(0))
+}
+
+fn bytes(value: &Value) -> String {
+    size(value.as_u64().unwrap_or(0))
+}
+
+fn size(bytes: u64) -> String {
+    Size(bytes).to_string()
+}

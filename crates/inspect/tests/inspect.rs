@@ -1,0 +1,684 @@
+//! `kho-inspect` on handovers of real Linux, whole and damaged.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test panics when it fails"
+)]
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use elf::ElfBytes;
+use elf::endian::LittleEndian;
+use kho::core::outgoing::{Outgoing, Tracker};
+use kho::hal::sim::{SimAlloc, SimMemory};
+use kho::hal::{FrozenMem, Order, PageSize, PhysAddr, PhysRange};
+use serde_json::Value;
+
+const FIXTURES: [&str; 2] = ["linux-7.3-x86_64", "linux-7.3-arm64"];
+
+fn path(name: &str) -> PathBuf {
+    let fixtures = "../../tests/fixtures";
+    [env!("CARGO_MANIFEST_DIR"), fixtures, name]
+        .iter()
+        .collect()
+}
+
+fn read(name: &str) -> Vec<u8> {
+    std::fs::read(path(name)).unwrap()
+}
+
+/// Where in a core file the byte of memory at `addr` is.
+fn file_offset(file: &[u8], addr: u64) -> usize {
+    let elf = ElfBytes::<LittleEndian>::minimal_parse(file).unwrap();
+    let segments = elf.segments().unwrap();
+    let segment = segments
+        .iter()
+        .find(|s| s.p_paddr <= addr && addr < s.p_paddr + s.p_filesz)
+        .unwrap_or_else(|| panic!("{addr:#x} is not in the file"));
+    (segment.p_offset + addr - segment.p_paddr) as usize
+}
+
+/// The little-endian word of memory at `addr` in a core file.
+fn word(file: &[u8], addr: u64) -> u64 {
+    let at = file_offset(file, addr);
+    u64::from_le_bytes(file[at..at + 8].try_into().unwrap())
+}
+
+/// Changes memory at `addr` in a core file.
+fn patch(file: &mut [u8], addr: u64, bytes: &[u8]) {
+    let at = file_offset(file, addr);
+    file[at..at + bytes.len()].copy_from_slice(bytes);
+}
+
+fn run(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
+    let program = env!("CARGO_BIN_EXE_kho-inspect");
+    Command::new(program).args(args).output().unwrap()
+}
+
+fn inspect(args: &[&str], file: &Path) -> Output {
+    run(args.iter().map(OsStr::new).chain([file.as_os_str()]))
+}
+
+fn json(file: &Path) -> Value {
+    let output = inspect(&["--json"], file);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn temporary(name: &str, bytes: &[u8]) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+/// All that `expected` has, `found` has too, with the same value.
+fn assert_covers(found: &Value, expected: &Value, at: &str) {
+    match expected {
+        Value::Object(fields) => {
+            let complete = fields.get("content_in_image") != Some(&Value::Bool(false));
+            for (key, value) in fields {
+                // The digest of contents that are not in the file was taken in the machine.
+                if complete || key != "content_sha256" {
+                    assert_covers(&found[key], value, &format!("{at}.{key}"));
+                }
+            }
+        }
+        Value::Array(items) => {
+            assert_eq!(found.as_array().map(Vec::len), Some(items.len()), "{at}");
+            for (i, item) in items.iter().enumerate() {
+                assert_covers(&found[i], item, &format!("{at}[{i}]"));
+            }
+        }
+        value => assert_eq!(found, value, "{at}"),
+    }
+}
+
+#[test]
+fn finds_what_an_independent_reader_found() {
+    // What only names the capture, or repeats `kho_data` as raw bytes.
+    let origin = [
+        "kernel",
+        "setup_data",
+        "chosen",
+        "elf_bytes",
+        "elf_segments",
+    ];
+    for name in FIXTURES {
+        let expected = read(&format!("{name}.json"));
+        let expected: Value = serde_json::from_slice(&expected).unwrap();
+        let found = json(&path(&format!("{name}.elf")));
+        for (key, value) in expected.as_object().unwrap() {
+            if !origin.contains(&key.as_str()) {
+                assert_covers(&found[key], value, key);
+            }
+        }
+    }
+}
+
+#[test]
+fn prints_a_page_for_people() {
+    for name in FIXTURES {
+        let output = inspect(&[], &path(&format!("{name}.elf")));
+        let text = String::from_utf8(output.stdout).unwrap();
+        for part in [
+            "kho-v4",
+            "7.3.0-rc7",
+            "order 10",
+            "session \"vm0\"",
+            "memblock",
+            "oops",
+        ] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+    }
+}
+
+/// The same memory as one flat file, with entry, base and architecture given.
+#[test]
+fn reads_a_raw_ram_file() {
+    let file = read("linux-7.3-x86_64.elf");
+    let elf = kho::hal::sim::ElfImage::parse(&file).unwrap();
+    let entry = elf.entry.as_u64();
+    let end = elf.memory.ranges().last().unwrap().end().as_u64() as usize;
+    let base = 0x10_0000;
+    let mut ram = vec![0; end - base];
+    for range in elf.memory.ranges() {
+        let at = range.start().as_u64() as usize - base;
+        let place = &mut ram[at..at + range.size() as usize];
+        kho::hal::PhysMem::read(&elf.memory, range.start(), place).unwrap();
+    }
+    let raw = temporary("raw.ram", &ram);
+    let (entry, base) = (format!("{entry:#x}"), base.to_string());
+    let args = [
+        "--json", "--arch", "x86_64", "--entry", &entry, "--base", &base,
+    ];
+    let output = inspect(&args, &raw);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let from_elf = json(&path("linux-7.3-x86_64.elf"));
+    for key in [
+        "radix",
+        "folios_sha256",
+        "subtrees",
+        "reserve_mem",
+        "kho_data",
+        "scratch",
+    ] {
+        assert_eq!(found[key], from_elf[key], "{key}");
+    }
+    std::fs::remove_file(raw).unwrap();
+}
+
+/// A folder as Linux shows in debugfs.
+#[test]
+fn reads_debugfs_blobs() {
+    let file = read("linux-7.3-x86_64.elf");
+    let expected: Value = serde_json::from_slice(&read("linux-7.3-x86_64.json")).unwrap();
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("debugfs");
+    std::fs::create_dir_all(folder.join("in/sub_fdts")).unwrap();
+    let bytes = |name: &str, addr: &Value, size: &Value| {
+        let at = file_offset(&file, addr.as_u64().unwrap());
+        let bytes = &file[at..at + size.as_u64().unwrap() as usize];
+        std::fs::write(folder.join("in").join(name), bytes).unwrap();
+    };
+    bytes(
+        "fdt",
+        &expected["kho_data"]["fdt_addr"],
+        &expected["fdt_totalsize"],
+    );
+    for (name, blob) in expected["subtrees"].as_object().unwrap() {
+        bytes(&format!("sub_fdts/{name}"), &blob["addr"], &blob["size"]);
+    }
+    let found = json(&folder);
+    let found = &found["debugfs"]["in"];
+    let keys = [
+        "compatible",
+        "fdt_totalsize",
+        "preserved_memory_map",
+        "subtrees",
+    ];
+    for key in keys.into_iter().chain(["kexec_metadata", "reserve_mem"]) {
+        assert_eq!(found[key], expected[key], "{key}");
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// Damage, and the words that the error must have.
+#[test]
+fn refuses_what_is_damaged() {
+    let file = read("linux-7.3-x86_64.elf");
+    let facts: Value = serde_json::from_slice(&read("linux-7.3-x86_64.json")).unwrap();
+    let number = |value: &Value| value.as_u64().unwrap();
+    let fdt = number(&facts["kho_data"]["fdt_addr"]);
+    let root = number(&facts["preserved_memory_map"]);
+    let setup_data = word(&file, number(&facts["entry"]) + 0x250);
+    let luo = number(&facts["subtrees"]["LUO"]["addr"]);
+    let table = (0..512)
+        .map(|i| word(&file, root + i * 8))
+        .find(|&child| child != 0)
+        .unwrap();
+    let sessions = word(&file, luo + 16);
+    let memfd = number(&facts["luo"]["sessions"][0]["files"][0]["data"]);
+
+    let hex = |addr: u64| format!("{addr:#x}");
+    let le = |value: u64| value.to_le_bytes().to_vec();
+    let rows: &[(&str, u64, Vec<u8>, &[&str])] = &[
+        ("no-node", setup_data + 8, vec![9], &["no handover"]),
+        (
+            "node-cycle",
+            setup_data,
+            le(setup_data),
+            &["boot data", "occurs twice"],
+        ),
+        (
+            "node-short",
+            setup_data + 12,
+            vec![16, 0, 0, 0],
+            &["boot data", "16"],
+        ),
+        ("magic", fdt, vec![0], &["root FDT", &hex(fdt), "magic"]),
+        (
+            "generation",
+            fdt + 0x4c,
+            b"kho-v9".to_vec(),
+            &["root FDT", &hex(fdt), "not known"],
+        ),
+        ("totalsize", fdt + 4, vec![0x7f], &["root FDT", &hex(fdt)]),
+        ("map-null", fdt + 0x60, le(0), &["root FDT", "is 0"]),
+        (
+            "map-outside",
+            fdt + 0x60,
+            le(1 << 40),
+            &["map", "0x10000000000"],
+        ),
+        (
+            "map-unaligned",
+            fdt + 0x60,
+            le(root + 8),
+            &["map", &hex(root + 8), "misaligned"],
+        ),
+        (
+            "cycle",
+            root,
+            le(root),
+            &["map", &hex(root), "reached twice"],
+        ),
+        ("self-link", table, le(table), &["map", "reached twice"]),
+        ("root-slot", root + 8 * 7, le(table), &["entry 7"]),
+        (
+            "outside",
+            root,
+            le(0x7fff_0000_0000),
+            &["map", "0x7fff00000000"],
+        ),
+        ("scratch", root, le(0x1b80_0000), &["map", "scratch"]),
+        (
+            "blob-outside",
+            fdt + 0x98,
+            le(1 << 41),
+            &["sub-blob", "not preserved"],
+        ),
+        ("blob-empty", fdt + 0x84, le(0), &["sub-blob"]),
+        (
+            "sessions-cycle",
+            sessions,
+            le(sessions),
+            &["LUO", &hex(sessions), "claimed twice"],
+        ),
+        ("sessions-count", sessions + 8, le(52), &["LUO", "52", "51"]),
+        ("name", sessions + 16, vec![b'x'; 64], &["LUO", "name"]),
+        (
+            "seals",
+            memfd + 16,
+            vec![0xff],
+            &["memfd", &hex(memfd), "flags"],
+        ),
+        ("folios", memfd + 24, le(1 << 20), &["memfd", "1048576"]),
+    ];
+    for (name, addr, bytes, words) in rows {
+        let mut damaged = file.clone();
+        patch(&mut damaged, *addr, bytes);
+        assert_refused(name, &damaged, words);
+    }
+    assert_refused("truncated", &file[..file.len() / 2], &["ELF"]);
+    assert_refused("header-only", &file[..100], &["ELF"]);
+    assert_refused("empty", &[], &["--arch"]);
+    let mut core = file.clone();
+    core[16] = 2;
+    assert_refused("not-a-core", &core, &["type 2"]);
+}
+
+fn assert_refused(name: &str, file: &[u8], words: &[&str]) {
+    let path = temporary(&format!("damaged-{name}"), file);
+    let output = inspect(&["--json"], &path);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{name}: {error}");
+    assert!(output.stdout.is_empty(), "{name}: no partial output");
+    for word in words {
+        assert!(error.contains(word), "{name}: {word:?} in {error:?}");
+    }
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn wrong_usage_has_its_own_status() {
+    let file = path("linux-7.3-x86_64.elf");
+    for args in [
+        &["--nonsense"][..],
+        &["--page-size", "5"],
+        &["--arch", "z80"],
+        &["more"],
+    ] {
+        assert_eq!(inspect(args, &file).status.code(), Some(2), "{args:?}");
+    }
+    let wrong_page = inspect(&["--page-size", "65536"], &file);
+    assert_eq!(wrong_page.status.code(), Some(1));
+    let nowhere = inspect(&[], Path::new("/nonexistent"));
+    assert_eq!(nowhere.status.code(), Some(2));
+}
+
+/// A chain of translations: what every generation shares stays as it was.
+#[test]
+fn converts_between_generations() {
+    for name in FIXTURES {
+        let original = json(&path(&format!("{name}.elf")));
+        let mut from = path(&format!("{name}.elf"));
+        for (i, to) in ["v3", "kho-v2", "v4"].into_iter().enumerate() {
+            let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{i}.elf"));
+            let args = ["--convert", to, "-o", out.to_str().unwrap()];
+            let output = inspect(&args, &from);
+            assert!(
+                output.status.success(),
+                "{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+            let found = json(&out);
+            assert!(
+                found["compatible"]
+                    .as_str()
+                    .unwrap()
+                    .ends_with(&to[to.len() - 2..])
+            );
+            let same = [
+                "arch",
+                "page_size",
+                "entry",
+                "scratch",
+                "folios_by_order",
+                "subtrees",
+            ];
+            let same = same
+                .into_iter()
+                .chain(["reserve_mem", "kexec_metadata", "luo"]);
+            for key in same.chain(["preserved_bytes"]) {
+                assert_covers(&found[key], &original[key], key);
+            }
+            assert_ne!(
+                found["preserved_memory_map"],
+                original["preserved_memory_map"]
+            );
+            from = out;
+        }
+        for i in 0..3 {
+            let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{i}.elf"));
+            std::fs::remove_file(out).unwrap();
+        }
+        // LUO's sub-blob is no device tree, and v1 has no room for its size.
+        let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("refused.elf");
+        let args = ["--convert", "v1-page", "-o", out.to_str().unwrap()];
+        let output = inspect(&args, &path(&format!("{name}.elf")));
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("no device tree"));
+        assert!(!out.exists());
+    }
+    let file = path("linux-7.3-x86_64.elf");
+    assert_eq!(inspect(&["--convert", "v3"], &file).status.code(), Some(2));
+    assert_eq!(
+        inspect(&["--convert", "v9", "-o", "x"], &file)
+            .status
+            .code(),
+        Some(2)
+    );
+}
+
+/// A handover that was taken out of an image is the same, but for the contents of a large file.
+#[test]
+fn extracts_a_handover() {
+    for name in FIXTURES {
+        let original = path(&format!("{name}.elf"));
+        let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-alone.elf"));
+        let args = ["--extract", "-o", out.to_str().unwrap()];
+        let output = inspect(&args, &original);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{error}");
+        let (mut found, mut expected) = (json(&out), json(&original));
+        let size = |path: &Path| std::fs::metadata(path).unwrap().len();
+        assert_eq!(size(&original) - size(&out), 256 << 10);
+        for facts in [&mut found, &mut expected] {
+            let memfd = &mut facts["luo"]["sessions"][1]["files"][0]["memfd"];
+            memfd["content_in_image"] = Value::Null;
+            memfd["content_sha256"] = Value::Null;
+        }
+        assert_eq!(found, expected);
+        std::fs::remove_file(out).unwrap();
+    }
+    let file = path("linux-7.3-x86_64.elf");
+    assert_eq!(inspect(&["--extract"], &file).status.code(), Some(2));
+    let both = ["--extract", "--convert", "v3", "-o", "x"];
+    assert_eq!(inspect(&both, &file).status.code(), Some(2));
+}
+
+#[test]
+fn says_what_each_consumer_will_do() {
+    let file = path("linux-7.3-x86_64.elf");
+    let output = inspect(&["--json", "--preflight"], &file);
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let outcomes: Vec<_> = found["preflight"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|consumer| {
+            (
+                consumer["consumer"].as_str().unwrap(),
+                consumer["outcome"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        outcomes,
+        [
+            ("Linux 6.16, 6.17", "boots without it"),
+            ("Linux 6.18", "boots without it"),
+            ("Linux 6.19, 7.0", "boots without it"),
+            ("Linux 7.1", "boots without it"),
+            ("Linux 7.2, 7.3", "accepts"),
+            ("this library", "accepts"),
+        ]
+    );
+}
+
+/// The core file that QEMU's dump-guest-memory writes: no entry, no page size.
+#[test]
+fn reads_a_dump_of_qemu() {
+    let name = "linux-7.3-x86_64";
+    let mut file = read(&format!("{name}.elf"));
+    let expected = json(&path(&format!("{name}.elf")));
+    file[24..32].fill(0);
+    let table = u64::from_le_bytes(file[32..40].try_into().unwrap()) as usize;
+    let count = u16::from_le_bytes([file[56], file[57]]) as usize;
+    for i in 0..count {
+        let align = table + i * 56 + 48;
+        file[align..align + 8].fill(0);
+    }
+    let dump = temporary("qemu.dump", &file);
+    let alone = inspect(&["--json"], &dump);
+    assert_eq!(alone.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&alone.stderr).contains("--kho-data"));
+    let data = ["fdt_addr", "fdt_size", "scratch_addr", "scratch_size"]
+        .map(|key| expected["kho_data"][key].to_string());
+    let output = inspect(&["--json", "--kho-data", &data.join(",")], &dump);
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for (key, value) in expected.as_object().unwrap() {
+        if key != "entry" {
+            assert_eq!(&found[key], value, "{key}");
+        }
+    }
+    std::fs::remove_file(dump).unwrap();
+}
+
+#[test]
+fn says_who_accepts_each_component() {
+    let file = path("linux-7.3-x86_64.elf");
+    let text = String::from_utf8(inspect(&[], &file).stdout).unwrap();
+    let row = |name: &str| {
+        let line = text
+            .lines()
+            .find(|line| line.trim_start().starts_with(name));
+        line.unwrap().split_whitespace().collect::<Vec<_>>()
+    };
+    let consumers = [
+        "6.16-6.17",
+        "6.18",
+        "6.19-7.0",
+        "7.1",
+        "7.2-7.3",
+        "kho-core",
+    ];
+    assert_eq!(row("accepted by")[2..], consumers);
+    assert_eq!(
+        row("memfd")[1..],
+        ["memfd-v2", "-", "-", "-", "-", "yes", "yes"]
+    );
+    assert!(!text.contains('\u{1b}'), "no colour unless on a terminal");
+
+    for (versions, status) in [
+        (&["7.3"][..], 0),
+        (&["7.2", "kho-core"], 0),
+        (&["7.3", "7.1"], 1),
+        (&["6.16"], 1),
+        (&["7.4"], 2),
+    ] {
+        let args = versions
+            .iter()
+            .flat_map(|version| ["--accepted-by", version]);
+        let output = inspect(&args.collect::<Vec<_>>(), &file);
+        assert_eq!(output.status.code(), Some(status), "{versions:?}");
+    }
+}
+
+#[test]
+fn draws_the_memory() {
+    for name in FIXTURES {
+        let svg = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.svg"));
+        let args = ["--svg", svg.to_str().unwrap()];
+        let output = inspect(&args, &path(&format!("{name}.elf")));
+        assert!(output.status.success());
+        let drawn = std::fs::read_to_string(&svg).unwrap();
+        let facts = json(&path(&format!("{name}.elf")));
+        let scratch = facts["scratch"].as_array().unwrap().iter();
+        let scratch: u64 = scratch.map(|area| area["size"].as_u64().unwrap()).sum();
+        let scratch = format!("scratch: {} MiB", scratch >> 20);
+        for part in [
+            "<svg",
+            "preserved, 2 MiB and more: 6 MiB",
+            "description:",
+            &scratch,
+        ] {
+            assert!(drawn.contains(part), "{part}");
+        }
+        std::fs::remove_file(svg).unwrap();
+    }
+}
+
+#[test]
+fn shows_what_differs() {
+    let file = path("linux-7.3-x86_64.elf");
+    let diff = |args: &[&str], old: &Path, new: &Path| {
+        let args = args.iter().map(OsStr::new);
+        run(args.chain([OsStr::new("--diff"), old.as_ref(), new.as_ref()]))
+    };
+    let same = diff(&[], &file, &file);
+    assert_eq!((same.status.code(), same.stdout.len()), (Some(0), 0));
+
+    let converted = Path::new(env!("CARGO_TARGET_TMPDIR")).join("differs.elf");
+    let args = ["--convert", "v3", "-o", converted.to_str().unwrap()];
+    assert!(inspect(&args, &file).status.success());
+    let output = diff(&[], &file, &converted);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("~ compatible: kho-v4 -> kho-v3\n"), "{text}");
+    // The page of the root description.
+    assert!(
+        text.contains("- memory no longer preserved: 4 KiB\n"),
+        "{text}"
+    );
+    assert!(!text.contains("subtrees"), "{text}");
+    let output = diff(&["--json"], &file, &converted);
+    let lines: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(lines.as_array().unwrap().len(), text.lines().count());
+    let nowhere = diff(&[], &file, Path::new("/nonexistent"));
+    assert_eq!(nowhere.status.code(), Some(2));
+    std::fs::remove_file(converted).unwrap();
+}
+
+#[test]
+fn help_names_every_option() {
+    let help = run(["--help"]);
+    assert!(help.status.success());
+    let help = String::from_utf8(help.stdout).unwrap();
+    let source =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/options.rs"));
+    let source = source.unwrap();
+    let options = source.split("Long(\"").skip(1);
+    for option in options.filter_map(|rest| rest.split('"').next()) {
+        let known = ["help", "output"].contains(&option) || help.contains(&format!("--{option}"));
+        assert!(known, "{option}");
+    }
+    assert!(help.lines().all(|line| line.len() <= 80));
+}
+
+/// What is extracted says the same as the whole, and has no more than that.
+#[test]
+fn extracts_the_handover_alone() {
+    for name in FIXTURES {
+        let whole = path(&format!("{name}.elf"));
+        let alone = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-alone.elf"));
+        let args = ["--extract", "-o", alone.to_str().unwrap()];
+        assert!(inspect(&args, &whole).status.success());
+        assert_eq!(json(&alone), json(&whole));
+        let size = |path: &Path| std::fs::metadata(path).unwrap().len();
+        assert!(size(&alone) <= size(&whole));
+        std::fs::remove_file(alone).unwrap();
+    }
+    let file = path("linux-7.3-x86_64.elf");
+    let both = ["--extract", "--convert", "v3", "-o", "x"];
+    assert_eq!(inspect(&both, &file).status.code(), Some(2));
+}
+
+/// A machine of 1 TiB: its description is all that is read, and the picture fits a screen.
+#[test]
+fn a_large_machine_is_shown_like_a_small_one() {
+    const GIB: u64 = 1 << 30;
+    let page = PageSize::Size4K;
+    let range = |start, size| PhysRange::new(PhysAddr::new(start), size).unwrap();
+    let mut memory = SimMemory::new([range(GIB, 16 << 20)]).unwrap();
+    let scratch = [range(GIB + (8 << 20), 8 << 20)];
+    let boot = {
+        let alloc = SimAlloc::new(&memory, page, [range(GIB, 8 << 20)]);
+        let tracker = Tracker::new(&memory, &alloc, page, &scratch).unwrap();
+        let mut outgoing = Outgoing::new(tracker).unwrap();
+        let folios = |start, count, order| {
+            let order = Order::new(order).unwrap();
+            for i in 0..count {
+                let addr = PhysAddr::new(start + i * order.bytes(page).unwrap());
+                outgoing.tracker().preserve_folio(addr, order).unwrap();
+            }
+        };
+        folios(4 * GIB, 700, 18);
+        folios(720 * GIB, 4096, 9);
+        folios(1023 * GIB, 100, 0);
+        let array = PhysAddr::new(GIB + (16 << 20) - 4096);
+        outgoing.finalize(array, &mut []).unwrap().hand_over()
+    };
+    let frozen = memory.freeze();
+    let ram = frozen.bytes(PhysAddr::new(GIB), 16 << 20).unwrap();
+    let ram = temporary("large.ram", ram);
+    let svg = Path::new(env!("CARGO_TARGET_TMPDIR")).join("large.svg");
+    let data = format!(
+        "{},{},{},{}",
+        boot.fdt_addr, boot.fdt_size, boot.scratch_addr, boot.scratch_size
+    );
+    let base = GIB.to_string();
+    let mut args = vec!["--arch", "x86_64", "--base", &base, "--kho-data", &data];
+    args.extend(["--svg", svg.to_str().unwrap()]);
+    let output = inspect(&args, &ram);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.contains("preserved   708.0 GiB in 4897 folios"),
+        "{text}"
+    );
+    let line = text.lines().find(|line| line.starts_with("memory"));
+    let cells = line.unwrap().split_whitespace().nth(1).unwrap();
+    assert!(cells.chars().count() <= 64, "{cells}");
+    assert!(cells.contains("LLLLLLLL") && cells.contains('M'), "{cells}");
+    let drawn = std::fs::read_to_string(&svg).unwrap();
+    assert!(drawn.contains("preserved, 1 GiB and more: 700 GiB"));
+    let height = drawn
+        .split("height=\"")
+        .nth(1)
+        .and_then(|rest| rest.split('"').next());
+    assert!(height.unwrap().parse::<u32>().unwrap() < 1600, "{height:?}");
+    std::fs::remove_file(svg).unwrap();
+    std::fs::remove_file(ram).unwrap();
+}

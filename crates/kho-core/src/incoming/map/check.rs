@@ -1,0 +1,90 @@
+//! Checking the folios of a map, in one pass over it.
+
+use kho_hal::{FrozenMem, PhysAddr, PhysRange};
+
+use super::Map;
+use super::spread::Spread;
+use crate::incoming::Fault;
+use crate::incoming::places::{Ram, Scratch};
+use crate::runs::{First, Runs};
+
+/// Goes through a map's folios by ascending address. Each must be RAM, outside scratch, and apart
+/// from the one before.
+pub(super) struct CheckedFolios<'c, 'a, M: FrozenMem> {
+    runs: Runs<'a, Map<'a, M>>,
+    ram: &'c Ram<'c>,
+    scratch: &'c Scratch<'a>,
+    /// RAM outside scratch: what was found when last looked up.
+    free: PhysRange,
+    /// The last folios.
+    last: PhysRange,
+    /// Bit `o`: there are folios of order `o`.
+    pub(super) orders: u64,
+    /// Number of folios so far, and where they are.
+    spread: &'c mut Spread,
+}
+
+impl<'c, 'a, M: FrozenMem> CheckedFolios<'c, 'a, M> {
+    pub(super) fn new(
+        map: Map<'a, M>,
+        ram: &'c Ram<'c>,
+        scratch: &'c Scratch<'a>,
+        spread: &'c mut Spread,
+    ) -> Self {
+        Self {
+            runs: Runs::new(map, First::LOWEST),
+            ram,
+            scratch,
+            free: PhysRange::default(),
+            last: PhysRange::default(),
+            orders: 0,
+            spread,
+        }
+    }
+
+    /// Goes on to the folios that end above `own`, which must not be in any of them. Has to be
+    /// called with ascending ranges.
+    pub(super) fn keep_off(&mut self, own: PhysRange) -> Result<(), Fault> {
+        while self.last.end() <= own.start() {
+            if !self.next(own.start())? {
+                return Ok(());
+            }
+        }
+        if self.last.start() < own.end() {
+            let addr = own.start().max(self.last.start());
+            return Err(Fault::Overlap { addr });
+        }
+        Ok(())
+    }
+
+    /// Goes through all the folios that are left.
+    pub(super) fn finish(&mut self) -> Result<(), Fault> {
+        while self.next(PhysAddr::new(u64::MAX))? {}
+        Ok(())
+    }
+
+    /// Checks the next folios: a run, or several whose range ends at `border` or below.
+    fn next(&mut self, border: PhysAddr) -> Result<bool, Fault> {
+        let free = self.free;
+        let may_join = |range: PhysRange| range.end() <= border && free.contains_range(range);
+        let Some(folios) = self.runs.next_stretch(may_join)? else {
+            return Ok(false);
+        };
+        let range = folios.range;
+        if range.start() < self.last.end() {
+            let addr = range.start();
+            return Err(Fault::Overlap { addr });
+        }
+        if !free.contains_range(range) {
+            let ram = self.ram.range(range.start(), range.size())?;
+            self.scratch.refuse(ram)?;
+            self.free = self
+                .scratch
+                .around(self.ram.around(range.start()), range.start());
+        }
+        self.last = range;
+        self.orders |= 1 << folios.order.as_u32();
+        self.spread.add(range, folios.folios);
+        Ok(true)
+    }
+}
