@@ -11,7 +11,7 @@
 )]
 
 use kho_abi::Name;
-use kho_abi::block::{BlockHeader, capacity};
+use kho_abi::block::{BlockHeader, capacity, fits_a_block};
 use kho_abi::boot::{KhoData, KhoScratch, SETUP_KEXEC_KHO, SetupData};
 use kho_abi::chunk::{self, ChunkEntry, ChunkHeader, SketchChunkHeader, V1Bitmaps};
 use kho_abi::fdt::{self, Generation};
@@ -215,6 +215,11 @@ fn lists_and_blocks() {
         ROOT,
         header.as_bytes(),
         "kho-v4: 0100000000000000 0200000000000000",
+    );
+    assert_eq!(
+        [0, 1, 4080, 4081].map(fits_a_block),
+        [false, true, true, false],
+        "{CHANGED}"
     );
     let counts = PageSize::ALL.map(|page| {
         let blocks = [80, 64, 8].map(|size| capacity(size, page));
