@@ -54,6 +54,8 @@ fn tables() -> Vec<Table> {
         pci::v1 PciDevSer { domain bdf reserved }
         pci::v2 PciSer { version nr_devices devices }
         pci::v2 PciDevSer { domain bdf refcount }
+        pci::functions FunctionsSer { count entries }
+        pci::functions FunctionSer { domain bdf kind flags identity class bars rom vf_bars reserved }
         pcsc PcscData { cfg_space cachable_bitmask cached_bitmask }
         pcsc PcscDataConventional { cfg_space cachable_bitmask cached_bitmask }
     }
