@@ -5,7 +5,7 @@ use std::error::Error;
 use kho::core::BootData;
 use kho::core::incoming::{Incoming, Machine, Ram};
 use kho::hal::{FrozenMem, PhysRange};
-use kho_draw::{Kind, MemoryMap};
+use kho_draw::MemoryMap;
 
 use crate::Log;
 use crate::machine::{OOPS, PAGE, RAM, guest, pattern, range};
@@ -76,24 +76,7 @@ pub fn run<M: FrozenMem>(
         )?;
         Ok::<_, Box<dyn Error>>(((), format!("{} MiB, byte by byte", bytes >> 20)))
     })?;
-    Ok(map(&incoming))
-}
-
-/// The machine's memory as the description has it.
-fn map<M: FrozenMem>(incoming: &Incoming<'_, M>) -> MemoryMap {
-    let mut map = MemoryMap::new();
-    for ram in RAM.map(range) {
-        map.add(ram, Kind::Other);
-    }
-    for area in incoming.scratch().areas() {
-        map.add(area, Kind::Scratch);
-    }
-    incoming.for_each_map_page(|page| map.add(page, Kind::Description));
-    for folio in incoming.folios() {
-        let folio = folio.range(PAGE);
-        map.add(folio, Kind::preserved(folio.size()));
-    }
-    map
+    Ok(MemoryMap::of(ram, &incoming))
 }
 
 fn expect(holds: bool, what: &str) -> Result<(), String> {

@@ -10,8 +10,10 @@ use kho::core::{BootData, Tracker};
 use kho::hal::sim::{SimAlloc, SimMemory};
 use kho::hal::{PageSize, PhysAddr, PhysRange, Sbdf};
 use kho::pci_lu::{Functions, OutgoingForm, Record, Registry, Setting, Settings};
+use kho_draw::MemoryMap;
 
 use crate::boot::{self, Written};
+use crate::log::Log;
 use crate::machine::Machine;
 use crate::oracle::Watched;
 
@@ -46,14 +48,20 @@ pub struct Update {
     pub boot: Vec<Written>,
     /// The incoming one, after FINISH.
     pub after: Vec<Written>,
+    /// The memory that was handed over.
+    pub map: MemoryMap,
 }
 
 /// The whole update.
-pub fn run(machine: &Machine) -> Result<Update, Box<dyn Error>> {
+pub fn run(log: &Log, machine: &Machine) -> Result<Update, Box<dyn Error>> {
     let ram = PhysRange::new(PhysAddr::new(0), RAM).ok_or("no memory")?;
     let mut memory = SimMemory::new([ram])?;
-    let (boot, shutdown) = outgoing(machine, &memory)?;
+    let (boot, shutdown) = outgoing(log, machine, &memory)?;
 
+    log.step(
+        "incoming",
+        "the jump; the handover and the record are checked",
+    );
     let frozen = memory.freeze();
     let mut workspace = vec![0; 4096];
     let incoming = Incoming::check(&frozen, boot, Layout::unknown(PAGE), &mut workspace)?;
@@ -61,6 +69,11 @@ pub fn run(machine: &Machine) -> Result<Update, Box<dyn Error>> {
     let record = Record::read(&incoming, &mut workspace)?.ok_or("there is no record")?;
     let registry: Registry<&'static Watched> = Registry::new(machine.config);
     let received = registry.receive(&record, known.as_ref())?;
+    log.step(
+        "incoming",
+        "enumeration: each function is looked at, none is written to",
+    );
+    let map = MemoryMap::of([ram], &incoming);
     let mut found = 0;
     for &function in machine.functions.keys() {
         found += usize::from(registry.set_up(function)?);
@@ -70,13 +83,16 @@ pub fn run(machine: &Machine) -> Result<Update, Box<dyn Error>> {
         "incoming     {found} of {} functions",
         machine.functions.len()
     );
+    log.step("incoming", "boot, under the policy");
     let written = boot::boot(&registry.config(), &machine.functions);
+    log.step("incoming", "drivers take their functions over");
     for &function in &machine.owned {
         take_over(&registry, function)?;
         updated.own_interrupts(function)?;
     }
     // From here on the guest's drivers may do as they please, and the oracle's part is over.
     let safe = machine.config.broken().is_empty();
+    log.step("incoming", "FINISH");
     let mut interrupts = Vec::new();
     for &function in &machine.owned {
         let finished = updated.finish(&machine.topology(), function)?;
@@ -84,6 +100,7 @@ pub fn run(machine: &Machine) -> Result<Update, Box<dyn Error>> {
     }
     updated.close()?;
     println!("FINISH       one interrupt each for {}", list(&interrupts));
+    log.step("incoming", "boot again, as of any machine");
     let after = boot::boot(&registry.config(), &machine.functions);
     if safe {
         machine.config.broken().clear();
@@ -92,6 +109,7 @@ pub fn run(machine: &Machine) -> Result<Update, Box<dyn Error>> {
         shutdown,
         boot: written,
         after,
+        map,
     })
 }
 
@@ -121,9 +139,14 @@ fn list(functions: &[Sbdf]) -> String {
 }
 
 fn outgoing(
+    log: &Log,
     machine: &Machine,
     memory: &SimMemory,
 ) -> Result<(BootData, Vec<Written>), Box<dyn Error>> {
+    log.step(
+        "outgoing",
+        "PREPARE: files, and functions with all above them",
+    );
     let heap = PhysRange::new(PhysAddr::new(1 << 20), 4 << 20).ok_or("no heap")?;
     let scratch = [PhysRange::new(PhysAddr::new(SCRATCH), 1 << 20).ok_or("no scratch")?];
     let alloc = SimAlloc::new(memory, PAGE, [heap]);
@@ -144,10 +167,11 @@ fn outgoing(
         count,
         machine.owned.len()
     );
-    // FREEZE, and the jump.
+    log.step("outgoing", "FREEZE: the record is written");
     let boot = outgoing
         .finalize(PhysAddr::new(SCRATCH), &mut [&mut luo])?
         .hand_over();
+    log.step("outgoing", "shutdown, under the policy");
     let shutdown = boot::shut_down(&registry.config(), &machine.functions);
     Ok((boot, shutdown))
 }

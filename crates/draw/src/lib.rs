@@ -27,6 +27,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod handover;
 mod map;
 mod picture;
 mod size;

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::failure::Failure;
 use crate::memory::FileMem;
-use crate::{Options, convert, extract, facts, live, map};
+use crate::{Options, convert, extract, facts, live};
 
 /// How the boot data is passed, by architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +107,7 @@ fn look(image: &Image, options: &Options) -> Result<(Value, MemoryMap), Failure>
     let source = (image.arch, image.entry);
     let facts = facts::of(&image.memory, &incoming, source, facts::MAX_CONTENT);
     let facts = facts.map_err(Failure::Problem)?;
-    Ok((facts, map::of(&image.memory, &incoming)))
+    Ok((facts, MemoryMap::of(image.memory.ranges(), &incoming)))
 }
 
 fn write(output: &Path, core: Result<Vec<u8>, String>) -> Result<(), Failure> {
