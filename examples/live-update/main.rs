@@ -65,7 +65,7 @@ fn svg(mut args: lexopt::Parser) -> Result<Option<PathBuf>, lexopt::Error> {
 
 fn run(svg: Option<&Path>) -> Result<(), Box<dyn Error>> {
     let log = Log::new();
-    log.step("cold", "boot of the same machine, without the policy");
+    log.step("cold", "boot, without the policy");
     let cold = Machine::live();
     let written = boot::boot(cold.config, &cold.functions);
     let broken = cold.config.broken();

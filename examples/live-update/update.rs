@@ -58,10 +58,7 @@ pub fn run(log: &Log, machine: &Machine) -> Result<Update, Box<dyn Error>> {
     let mut memory = SimMemory::new([ram])?;
     let (boot, shutdown) = outgoing(log, machine, &memory)?;
 
-    log.step(
-        "incoming",
-        "the jump; the handover and the record are checked",
-    );
+    log.step("incoming", "jump; the record is checked");
     let frozen = memory.freeze();
     let mut workspace = vec![0; 4096];
     let incoming = Incoming::check(&frozen, boot, Layout::unknown(PAGE), &mut workspace)?;
@@ -69,10 +66,7 @@ pub fn run(log: &Log, machine: &Machine) -> Result<Update, Box<dyn Error>> {
     let record = Record::read(&incoming, &mut workspace)?.ok_or("there is no record")?;
     let registry: Registry<&'static Watched> = Registry::new(machine.config);
     let received = registry.receive(&record, known.as_ref())?;
-    log.step(
-        "incoming",
-        "enumeration: each function is looked at, none is written to",
-    );
+    log.step("incoming", "enumeration: nothing is written");
     let map = MemoryMap::of([ram], &incoming);
     let mut found = 0;
     for &function in machine.functions.keys() {
@@ -85,7 +79,7 @@ pub fn run(log: &Log, machine: &Machine) -> Result<Update, Box<dyn Error>> {
     );
     log.step("incoming", "boot, under the policy");
     let written = boot::boot(&registry.config(), &machine.functions);
-    log.step("incoming", "drivers take their functions over");
+    log.step("incoming", "drivers take over");
     for &function in &machine.owned {
         take_over(&registry, function)?;
         updated.own_interrupts(function)?;
@@ -100,7 +94,7 @@ pub fn run(log: &Log, machine: &Machine) -> Result<Update, Box<dyn Error>> {
     }
     updated.close()?;
     println!("FINISH       one interrupt each for {}", list(&interrupts));
-    log.step("incoming", "boot again, as of any machine");
+    log.step("incoming", "boot again, all goes through");
     let after = boot::boot(&registry.config(), &machine.functions);
     if safe {
         machine.config.broken().clear();
@@ -143,10 +137,7 @@ fn outgoing(
     machine: &Machine,
     memory: &SimMemory,
 ) -> Result<(BootData, Vec<Written>), Box<dyn Error>> {
-    log.step(
-        "outgoing",
-        "PREPARE: files, and functions with all above them",
-    );
+    log.step("outgoing", "PREPARE: files and functions");
     let heap = PhysRange::new(PhysAddr::new(1 << 20), 4 << 20).ok_or("no heap")?;
     let scratch = [PhysRange::new(PhysAddr::new(SCRATCH), 1 << 20).ok_or("no scratch")?];
     let alloc = SimAlloc::new(memory, PAGE, [heap]);
