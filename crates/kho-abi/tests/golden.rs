@@ -94,6 +94,26 @@ fn description() {
             "kho-v4"
         ]
     );
+    assert_eq!(
+        Generation::ALL.map(Generation::name),
+        [
+            "sketch",
+            "series-v5",
+            "v1-small",
+            "v1-page",
+            "v2",
+            "v3",
+            "v4"
+        ]
+    );
+    assert_eq!(
+        Generation::ALL.map(Generation::has_radix_tree),
+        [false, false, false, false, true, true, true]
+    );
+    assert_eq!(
+        Generation::ALL.map(Generation::is_nested),
+        [true, true, false, false, false, false, false]
+    );
     let names = [
         fdt::PRESERVED_MEMORY_MAP,
         fdt::PRESERVED_DATA,
@@ -361,4 +381,22 @@ fn pci_functions_and_saved_spaces() {
         ("pcsc-v1", [5120, 320]),
         "{CHANGED}"
     );
+}
+
+/// What people read in logs: all bytes of a name, and which limit was missed.
+#[test]
+fn names_as_text() {
+    let text = name::<8>("vm\n0");
+    assert_eq!(
+        (text.to_string(), format!("{text:?}").contains("vm\\n0")),
+        ("vm\\n0".to_owned(), true)
+    );
+    let error = Name::<8>::new("").unwrap_err();
+    assert_eq!(error.to_string(), "a name has 1 to 7 bytes and no NUL");
+    let odd = Key::encode(
+        Pfn::new(1).addr(PageSize::Size4K).unwrap(),
+        Order::new(1).unwrap(),
+        PageSize::Size4K,
+    );
+    assert!(!odd.unwrap_err().to_string().is_empty());
 }
