@@ -162,7 +162,7 @@ pub fn for_each_field_of_fit<C: PciConfigAccess>(
     kind: Kind,
     mut visit: impl FnMut(Field),
 ) -> Result<(), FieldError> {
-    if kind == Kind::Physical && kind_of(config, function)? != kind {
+    if kind.is_physical() && !kind_of(config, function)?.is_physical() {
         return Err(FieldError::NotPhysical { function });
     }
     let mut result = Ok(());
@@ -185,9 +185,10 @@ pub fn for_each_field_of_fit<C: PciConfigAccess>(
 
 /// The strictest kind that a function's registers allow: what to take it for if nobody says.
 ///
-/// No record tells the kind. A bridge is one by its header, a physical function by VF Enable; any
-/// other is taken for an endpoint with peer-to-peer DMA and translation, as no register says that
-/// it has none. No write.
+/// No record tells the kind. A bridge is one by its header, a physical function by VF Enable; no
+/// register says that it, or an endpoint, does no DMA to peers and uses no translation, so each is
+/// taken for one that does: a Linux has physical functions in its record for their own sake. No
+/// write.
 ///
 /// # Errors
 /// [`FieldError::Header`] for another header type, [`FieldError::Unreadable`].
@@ -208,7 +209,7 @@ pub fn kind_of<C: PciConfigAccess>(config: &C, function: Sbdf) -> Result<Kind, F
         control.is_ok_and(|control| control & 1 != 0)
     });
     Ok(if physical {
-        Kind::Physical
+        Kind::PeerPhysical
     } else {
         Kind::PeerEndpoint
     })

@@ -583,6 +583,7 @@ fn the_kind_to_take_a_function_for() {
         let bus = live(kind);
         let expected = match kind {
             Kind::Endpoint => Kind::PeerEndpoint,
+            Kind::Physical => Kind::PeerPhysical,
             kind => kind,
         };
         assert_eq!(kind_of(&bus, HERE), Ok(expected));
@@ -631,4 +632,20 @@ fn a_driver_adds_and_never_takes_away() {
     refused("Command: Bus Master", guard.write_u16(HERE, 0x04, 0));
     guard.finish(HERE).unwrap();
     guard.write_u16(HERE, 0xf8, 0x0100).unwrap();
+}
+
+/// A pointer that leads to ones or zeros ends the extended list in the middle: what it would have
+/// named is not known, so the function is refused.
+#[test]
+fn a_list_with_a_hole_is_not_complete() {
+    for hole in [0, u32::MAX] {
+        let bus = live(Kind::PeerEndpoint);
+        let offset = cap(&bus, HERE, ATS);
+        bus.poke(HERE, at(offset, Width::U32), hole);
+        // ATS is on, which an endpoint must not have.
+        let prepared = Guarded::new(&bus).prepare(HERE, Kind::Endpoint);
+        let function = HERE;
+        let unreadable = FieldError::Unreadable { function, offset };
+        assert_eq!(prepared, Err(GuardError::Field(unreadable)));
+    }
 }

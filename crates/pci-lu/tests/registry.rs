@@ -978,3 +978,134 @@ fn the_two_sides_of_a_function() {
         assert!(update < 3);
     }
 }
+
+/// A physical function that somebody asks for itself does DMA of its own, which is kept.
+#[test]
+fn a_physical_function_for_its_own_sake() {
+    let (bus, mut devices) = machine();
+    let memory = memory();
+    let registry = Registry::new(bus);
+    let off = || registry.config().write_u16(PF, 4, 0x400);
+    open(&memory, &registry, V2, |outgoing, luo, _| {
+        let refused = registry.preserve(outgoing.tracker(), &find(&devices), PF);
+        assert_eq!(refused, Err(PreserveError::Physical { function: PF }));
+        devices.get_mut(&PF).unwrap().kind = Kind::PeerPhysical;
+        let preserve = |f| registry.preserve(outgoing.tracker(), &find(&devices), f);
+        preserve(PF).unwrap();
+        preserve(VF[0]).unwrap();
+        jump(outgoing, luo);
+    });
+    assert!(off().is_err());
+    let sriov = pci::cap(bus, PF, pci::SRIOV);
+    assert!(registry.config().write_u16(PF, sriov + 8, 0).is_err());
+}
+
+/// Linux preserves physical functions and no virtual ones: one in its record does DMA itself.
+#[test]
+fn a_physical_function_after_a_linux() {
+    let (bus, mut devices) = machine();
+    let mut memory = memory();
+    let boot = from_linux(&memory, &[(PF, 1)]);
+    let registry = Registry::new(bus);
+    let received = receive(&mut memory, boot, &registry);
+    registry.set_up(PF).unwrap();
+    let updated = received.verify(&find(&devices)).unwrap();
+    let before = all_of(bus);
+    assert!(registry.config().write_u16(PF, 4, 0x400).is_err());
+    let sriov = pci::cap(bus, PF, pci::SRIOV);
+    assert!(registry.config().write_u16(PF, sriov + 8, 0).is_err());
+    assert_eq!(all_of(bus), before);
+    updated.retrieve(PF).unwrap();
+    // It stays guarded so while its virtual functions are preserved onward.
+    devices.get_mut(&PF).unwrap().kind = Kind::Physical;
+    let next = common::memory();
+    open(&next, &registry, V2, |outgoing, _, _| {
+        let preserved = registry.preserve(outgoing.tracker(), &find(&devices), VF[0]);
+        preserved.unwrap();
+        assert_eq!(registry.config().kind(PF), Some(Kind::PeerPhysical));
+    });
+}
+
+/// What the predecessor knew as a physical function without DMA of its own is nobody's to finish.
+#[test]
+fn t22_a_count_for_a_physical_function_without_dma() {
+    let (bus, devices) = machine();
+    let mut memory = memory();
+    let boot = hand_over(&memory, &Registry::new(bus), V2, &devices, &[VF[0]]);
+    let registry = Registry::new(bus);
+    let received = receive(&mut memory, boot, &registry);
+    for function in [PF, VF[0]] {
+        registry.set_up(function).unwrap();
+    }
+    let mut apart = devices.clone();
+    apart.get_mut(&VF[0]).unwrap().upstream = None;
+    apart.get_mut(&VF[0]).unwrap().is_virtual = false;
+    let refused = received.verify(&find(&apart)).unwrap_err();
+    assert_eq!(refused.error, UpdateError::Refcount { function: PF });
+}
+
+/// Preserved for itself, then with virtual functions on: it must be taken back first.
+#[test]
+fn the_kind_of_what_is_preserved_does_not_change() {
+    let (bus, mut devices) = machine();
+    let sriov = pci::cap(bus, PF, pci::SRIOV);
+    bus.write_u16(PF, sriov + 8, 0).unwrap();
+    devices.get_mut(&PF).unwrap().kind = Kind::PeerEndpoint;
+    let memory = memory();
+    let registry = Registry::new(bus);
+    open(&memory, &registry, V2, |outgoing, _, _| {
+        let preserve =
+            |devices: &Devices, f| registry.preserve(outgoing.tracker(), &find(devices), f);
+        preserve(&devices, PF).unwrap();
+        bus.write_u16(PF, sriov + 8, 9).unwrap();
+        bus.write_u16(VF[0], 4, 4).unwrap();
+        devices.get_mut(&PF).unwrap().kind = Kind::Physical;
+        let known = GuardError::Kind {
+            function: PF,
+            known: Kind::PeerEndpoint,
+        };
+        assert_eq!(preserve(&devices, VF[0]), Err(known.into()));
+        assert_eq!(registry.outgoing_count(), 1);
+    });
+}
+
+/// After a Linux an endpoint is taken for one with peers; its driver, who knows better, preserves it
+/// onward all the same. It stays as guarded as it was.
+#[test]
+fn an_endpoint_goes_on_after_a_linux() {
+    let (bus, devices) = machine();
+    let mut memory = memory();
+    let boot = from_linux(&memory, &[(OTHER, 1)]);
+    let registry = Registry::new(bus);
+    let received = receive(&mut memory, boot, &registry);
+    registry.set_up(OTHER).unwrap();
+    let _updated = received.verify(&find(&devices)).unwrap();
+    let next = common::memory();
+    open(&next, &registry, V2, |outgoing, luo, _| {
+        let preserved = registry.preserve(outgoing.tracker(), &find(&devices), OTHER);
+        preserved.unwrap();
+        jump(outgoing, luo);
+    });
+    assert_eq!(registry.config().kind(OTHER), Some(Kind::PeerEndpoint));
+    assert!(registry.config().write_u32(OTHER, 0x18, 0).is_err());
+}
+
+/// The first form has no function with SR-IOV, also where its virtual functions are off.
+#[test]
+fn the_first_form_and_a_physical_function_without_virtual_ones() {
+    let (bus, mut devices) = machine();
+    let sriov = pci::cap(bus, PF, pci::SRIOV);
+    bus.write_u16(PF, sriov + 8, 0).unwrap();
+    devices.get_mut(&PF).unwrap().kind = Kind::PeerEndpoint;
+    let memory = memory();
+    let registry = Registry::new(bus);
+    open(
+        &memory,
+        &registry,
+        OutgoingForm::V1 { capacity: 4 },
+        |outgoing, _, _| {
+            let refused = registry.preserve(outgoing.tracker(), &find(&devices), PF);
+            assert_eq!(refused, Err(PreserveError::Sriov { function: PF }));
+        },
+    );
+}

@@ -450,6 +450,8 @@ impl<C: PciConfigAccess> Received<C> {
             let most = match (arrived.recorded, self.0.shared.guard.kind(function)) {
                 (false, _) => 0,
                 (true, Some(Kind::Bridge)) => u16::MAX,
+                // Its own DMA is not kept, so nobody can have asked for it.
+                (true, Some(Kind::Physical)) => 0,
                 (true, _) => 1,
             };
             match itself.and_then(|itself| u16::try_from(itself).ok()) {

@@ -198,6 +198,12 @@ pub enum PreserveError {
     Frozen,
     /// No preserved file needs the record, so there is none.
     NoFile,
+    /// A physical function asked for itself as one whose own DMA is not preserved:
+    /// [`Kind::PeerPhysical`] is one whose DMA is.
+    Physical {
+        /// The function.
+        function: Sbdf,
+    },
     /// The first form of the record has no function with SR-IOV.
     Sriov {
         /// The function.
@@ -226,6 +232,9 @@ impl fmt::Display for PreserveError {
             Self::Busy { function } => write!(f, "{function} is preserved already"),
             Self::Frozen => f.write_str("the machine is frozen"),
             Self::NoFile => f.write_str("no preserved file needs the record"),
+            Self::Physical { function } => {
+                write!(f, "{function} is there only for its virtual functions")
+            }
             Self::Sriov { function } => {
                 write!(f, "{function} has SR-IOV, which the record cannot name")
             }
@@ -296,7 +305,7 @@ fn path(topology: &impl Topology, function: Sbdf) -> Result<Vec<(Sbdf, Device)>,
         }
         if let Some(&(below, Device { is_virtual, .. })) = path.last() {
             let fits = match device.kind {
-                Kind::Physical => is_virtual,
+                Kind::Physical | Kind::PeerPhysical => is_virtual,
                 Kind::Bridge => !is_virtual,
                 Kind::Endpoint | Kind::PeerEndpoint => false,
             };

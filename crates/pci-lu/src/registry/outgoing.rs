@@ -6,9 +6,10 @@ use alloc::vec::Vec;
 use kho_abi::pci::functions::FunctionSer;
 use kho_core::outgoing::Nodes;
 use kho_core::{OutgoingError, Tracker};
+use kho_hal::walk::CapId;
 use kho_hal::{PageAlloc, PciConfigAccess, PhysMem, Sbdf};
 
-use crate::fields::FieldError;
+use crate::fields::{FieldError, capability};
 use crate::functions::Facts;
 use crate::guard::GuardError;
 use crate::registry::object::{Room, Table};
@@ -95,12 +96,20 @@ impl<C: PciConfigAccess> Registry<C> {
         }
         if let Some(Room::V1 { capacity, .. }) = side.record {
             let max = capacity;
-            if path.iter().any(|(_, device)| device.kind == Kind::Physical) {
+            // On either side, and whether or not it is on.
+            let sriov = |&(here, device): &(Sbdf, Device)| {
+                device.is_virtual
+                    || capability(&self.shared.guard, here, CapId::Extended(0x10)).is_some()
+            };
+            if path.iter().any(sriov) {
                 return Err(PreserveError::Sriov { function });
             }
             if side.requested as u64 >= max {
                 return Err(OutgoingError::TooMany { max }.into());
             }
+        }
+        if path.first().is_some_and(|(_, d)| d.kind == Kind::Physical) {
+            return Err(PreserveError::Physical { function });
         }
         for (done, &(here, device)) in path.iter().enumerate() {
             let depth = path.len() - 1 - done;
@@ -236,6 +245,10 @@ impl<C: PciConfigAccess> Registry<C> {
             return Err(PreserveError::NoFile);
         }
         if let Some(preserved) = side.functions.get_mut(&function) {
+            if preserved.facts.kind != device.kind {
+                let known = preserved.facts.kind;
+                return Err(GuardError::Kind { function, known }.into());
+            }
             preserved.refcount = preserved
                 .refcount
                 .checked_add(1)
