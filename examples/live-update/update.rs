@@ -79,7 +79,7 @@ pub fn run(machine: &Machine) -> Result<Update, Box<dyn Error>> {
     let safe = machine.config.broken().is_empty();
     let mut interrupts = Vec::new();
     for &function in &machine.owned {
-        let finished = updated.finish(&machine.topology(), function)?;
+        let finished = updated.finish(function)?;
         interrupts.extend(finished.interrupts);
     }
     updated.close()?;

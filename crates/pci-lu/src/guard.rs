@@ -280,6 +280,17 @@ impl<C: PciConfigAccess> Guarded<C> {
         Ok(())
     }
 
+    /// Whether the function arrived and was not adopted yet.
+    pub fn is_closed(&self, function: Sbdf) -> bool {
+        self.functions.read().closed.contains(&function)
+    }
+
+    /// The function is gone: what was adopted for its life is forgotten. Does nothing to its two
+    /// sides.
+    pub fn forget(&self, function: Sbdf) {
+        self.functions.write().lasting.remove(&function);
+    }
+
     /// The kind that the function is tracked as; `None` if it is not.
     pub fn kind(&self, function: Sbdf) -> Option<Kind> {
         self.functions.read().tracked.get(&function).map(|t| t.kind)

@@ -60,7 +60,7 @@ fn finish_all(
         if devices[&function].kind == Kind::PeerEndpoint {
             registry.config().set(function, &PEER).unwrap();
         }
-        let _ = updated.finish(&find(devices), function).unwrap();
+        let _ = updated.finish(function).unwrap();
     }
     updated.close().unwrap();
 }
@@ -398,7 +398,7 @@ proptest! {
             prop_assert!(boot.settings[&function].get(setting).is_some());
         }
         prop_assert_eq!(boot.settings[&PF].get(Setting::NumVfs), Some(vfs.into()));
-        let finished = updated.finish(&find(&devices), NVME[0]);
+        let finished = updated.finish(NVME[0]);
         prop_assert_eq!(finished.is_err(), translation, "translation waits to be confirmed");
         drop(registry);
     }
@@ -521,7 +521,7 @@ fn t12_target_states_of_translation() {
             field,
         }))
     };
-    let finish = || updated.finish(&find(&devices), function).map(drop);
+    let finish = || updated.finish(function).map(drop);
     assert_eq!(finish(), unconfirmed("ATS Control: Enable"));
     for (request, field, found) in [
         (Setting::Ats.to(0), "ATS Control: Enable", 1),
@@ -616,18 +616,13 @@ fn t13_interrupts_are_set_up_afresh() {
         updated.own_interrupts(owner).unwrap();
         updated.own_interrupts(owner).unwrap();
     }
-    let finish = |function| {
-        updated
-            .finish(&find(&devices), function)
-            .unwrap()
-            .interrupts
-    };
+    let finish = |function| updated.finish(function).unwrap().interrupts;
     assert_eq!(finish(VF[0]), [VF[0]]);
     assert_eq!(finish(function), [function, UP]);
     assert_eq!(finish(VF[2]), [PF], "nobody owns the other");
     let gone = UpdateError::NotIncoming { function };
     assert_eq!(updated.own_interrupts(function), Err(gone));
-    assert_eq!(updated.finish(&find(&devices), function), Err(gone));
+    assert_eq!(updated.finish(function), Err(gone));
     updated.close().unwrap();
 }
 
@@ -649,9 +644,7 @@ fn t13_no_interrupt_on_cancel() {
         let (): () = freeze(outgoing, luo).unwrap();
         for &function in &owned {
             let tracker = outgoing.tracker();
-            let (): () = registry
-                .unpreserve(tracker, &find(&devices), function)
-                .unwrap();
+            let (): () = registry.unpreserve(tracker, function).unwrap();
         }
         assert_eq!(bus.writes(), writes);
     });
@@ -700,9 +693,9 @@ fn t14_a_physical_function_with_live_virtual_ones() {
     // The number that is there is no change.
     set(Setting::NumVfs.to(4)).unwrap();
     // Before the last of its functions is finished, and after.
-    let _ = updated.finish(&find(&devices), VF[0]).unwrap();
+    let _ = updated.finish(VF[0]).unwrap();
     assert!(set(Setting::VfEnable.to(0)).is_err());
-    let _ = updated.finish(&find(&devices), VF[2]).unwrap();
+    let _ = updated.finish(VF[2]).unwrap();
     set(Setting::VfEnable.to(0)).unwrap();
     assert!(!bus.functions().contains(&VF[0]));
 }
@@ -764,6 +757,47 @@ fn t02_acs_is_kept_for_life() {
         assert_eq!(acs(function), before, "{function}");
     }
     assert_eq!(acs(OTHER), 0x1d, "a cold boot turns on what is supported");
+}
+
+/// A life ends with the device: another one at its place is set up as on any boot, whether it is
+/// noticed by what it reads as or said to be gone.
+#[test]
+fn t02_another_device_has_another_life() {
+    let added = || {
+        SimFunction::endpoint(0x1234, 0x5678)
+            .with_bar32(0, 12)
+            .with_express(0)
+            .with_acs(0x5f)
+    };
+    let cold: Bus = Box::leak(Box::default());
+    cold.add(OTHER, added());
+    let expected = Registry::new(cold).config().init(OTHER, &[]).unwrap();
+    for same in [false, true] {
+        let (bus, devices) = machine();
+        let (registry, updated, _) = update(bus, bus, &devices, &[OTHER]);
+        registry.removed(OTHER);
+        assert!(registry.is_incoming(OTHER), "it is not finished");
+        let _ = updated.finish(OTHER).unwrap();
+        updated.close().unwrap();
+        assert!(registry.was_preserved(OTHER));
+        bus.set_present(OTHER, false);
+        if same {
+            bus.add(OTHER, pci::endpoint());
+            assert_eq!(registry.set_up(OTHER), Ok(false));
+            assert!(registry.was_preserved(OTHER), "it came back");
+            registry.removed(OTHER);
+            assert!(!registry.was_preserved(OTHER));
+            registry.config().init(OTHER, &[]).unwrap();
+            let acs = peek(bus, OTHER, pci::cap(bus, OTHER, pci::ACS) + 6, Width::U16);
+            assert_eq!(acs, 0x1d);
+            continue;
+        }
+        bus.add(OTHER, added());
+        assert_eq!(registry.set_up(OTHER), Ok(false));
+        assert!(!registry.was_preserved(OTHER));
+        assert_eq!(registry.config().init(OTHER, &[]).unwrap(), expected);
+        assert_eq!(registry.bars(OTHER).unwrap().bars, [12, 0, 0, 0, 0, 0]);
+    }
 }
 
 #[test]

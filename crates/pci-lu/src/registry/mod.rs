@@ -64,26 +64,26 @@
 //!
 //! ```compile_fail,E0599
 //! # use kho_hal::{PciConfigAccess, Sbdf};
-//! # use kho_pci_lu::{Registry, Topology};
-//! fn finish_in_normal<C: PciConfigAccess>(normal: &Registry<C>, t: &impl Topology, f: Sbdf) {
-//!     let _ = normal.finish(t, f);
+//! # use kho_pci_lu::Registry;
+//! fn finish_in_normal<C: PciConfigAccess>(normal: &Registry<C>, f: Sbdf) {
+//!     let _ = normal.finish(f);
 //! }
 //! ```
 //!
 //! ```compile_fail,E0599
 //! # use kho_hal::{PciConfigAccess, Sbdf};
-//! # use kho_pci_lu::{Received, Topology};
-//! fn finish_unverified<C: PciConfigAccess>(received: &Received<C>, t: &impl Topology, f: Sbdf) {
-//!     let _ = received.finish(t, f);
+//! # use kho_pci_lu::Received;
+//! fn finish_unverified<C: PciConfigAccess>(received: &Received<C>, f: Sbdf) {
+//!     let _ = received.finish(f);
 //! }
 //! ```
 //!
 //! ```compile_fail,E0382
 //! # use kho_hal::{PciConfigAccess, Sbdf};
-//! # use kho_pci_lu::{Topology, Updated};
-//! fn finish_after_the_end<C: PciConfigAccess>(updated: Updated<C>, t: &impl Topology, f: Sbdf) {
+//! # use kho_pci_lu::Updated;
+//! fn finish_after_the_end<C: PciConfigAccess>(updated: Updated<C>, f: Sbdf) {
 //!     let _ = updated.close();
-//!     let _ = updated.finish(t, f);
+//!     let _ = updated.finish(f);
 //! }
 //! ```
 //!
@@ -174,7 +174,7 @@ pub enum PreserveError {
         /// The function.
         function: Sbdf,
     },
-    /// What the function depends on never ends.
+    /// What the function depends on never ends, or is not what it was when the function was preserved.
     Path {
         /// The function.
         function: Sbdf,
@@ -224,7 +224,10 @@ impl fmt::Display for PreserveError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown { function } => write!(f, "{function} is not known"),
-            Self::Path { function } => write!(f, "{function} depends on itself"),
+            Self::Path { function } => write!(
+                f,
+                "{function} depends on itself, or on something else by now"
+            ),
             Self::VirtualAlone { function } => {
                 write!(f, "{function} has no physical function above it")
             }

@@ -35,6 +35,8 @@ pub(super) struct Preserved {
     /// Whether it was asked for itself, not only for what is below it.
     pub(super) requested: bool,
     pub(super) facts: Facts,
+    /// What it depends on.
+    upstream: Option<Sbdf>,
     /// Steps from the root.
     depth: usize,
 }
@@ -127,33 +129,28 @@ impl<C: PciConfigAccess> Registry<C> {
         Ok(())
     }
 
-    /// CANCEL of one function: undoes [`Registry::preserve`].
+    /// CANCEL of one function: undoes [`Registry::preserve`], wherever the function is by now.
     ///
     /// # Errors
-    /// [`PreserveError::Frozen`], [`PreserveError::Unknown`] if the function, or what it depends on
-    /// now, is not preserved; nothing has changed then.
+    /// [`PreserveError::Frozen`], [`PreserveError::Unknown`] if the function is not preserved for
+    /// itself; nothing has changed then.
     pub fn unpreserve<M: PhysMem, A: PageAlloc, N: Nodes>(
         &self,
         tracker: &Tracker<'_, M, A, N>,
-        topology: &impl Topology,
         function: Sbdf,
     ) -> Result<(), PreserveError> {
-        let path = path(topology, function)?;
         let mut side = self.shared.outgoing.lock();
         if side.frozen {
             return Err(PreserveError::Frozen);
-        }
-        let known = |function: &Sbdf| side.functions.contains_key(function);
-        let lost = path.iter().find(|(here, _)| !known(here));
-        if let Some(&(function, _)) = lost {
-            return Err(PreserveError::Unknown { function });
         }
         match side.functions.get_mut(&function) {
             Some(preserved) if preserved.requested => preserved.requested = false,
             _ => return Err(PreserveError::Unknown { function }),
         }
         side.requested -= 1;
-        for &(function, _) in path.iter().rev() {
+        let above = |function: &Sbdf| side.functions.get(function)?.upstream;
+        let path: Vec<_> = core::iter::successors(Some(function), above).collect();
+        for function in path.into_iter().rev() {
             self.remove(&mut side, tracker, function);
         }
         Ok(())
@@ -249,6 +246,10 @@ impl<C: PciConfigAccess> Registry<C> {
                 let known = preserved.facts.kind;
                 return Err(GuardError::Kind { function, known }.into());
             }
+            // What is undone follows what was done.
+            if preserved.upstream != device.upstream {
+                return Err(PreserveError::Path { function });
+            }
             preserved.refcount = preserved
                 .refcount
                 .checked_add(1)
@@ -271,6 +272,7 @@ impl<C: PciConfigAccess> Registry<C> {
             refcount: 1,
             requested: false,
             facts,
+            upstream: device.upstream,
             depth,
         };
         side.functions.insert(function, preserved);
