@@ -1235,3 +1235,15 @@ fn t22_facts_that_lack_a_function() {
     assert_eq!(refused, Err(UpdateError::NotKnown { function: OTHER }));
     assert_eq!(registry.incoming_count(), 0);
 }
+
+/// One registry is in one handover: a second object of it is refused.
+#[test]
+fn the_facts_are_registered_once() {
+    let memory = memory();
+    let alloc = common::alloc(&memory);
+    let tracker = kho_core::Tracker::new(&memory, &alloc, common::PAGE, &[]).unwrap();
+    let registry = Registry::new(machine().0);
+    let (mut first, mut second) = (registry.facts_object(), registry.facts_object());
+    first.preserve(&tracker).unwrap();
+    assert_eq!(second.preserve(&tracker), Err(OutgoingError::Exists));
+}

@@ -316,6 +316,9 @@ where
 
     fn preserve(&mut self, tracker: &Tracker<'s, M, A, N>) -> Result<u64, OutgoingError> {
         let mut side = self.registry.shared.outgoing.lock();
+        if side.facts.is_some() {
+            return Err(OutgoingError::Exists);
+        }
         let mut facts = Table::new(tracker, unwritten_facts().as_bytes())?;
         if let Err(error) = facts.reserve(tracker, side.functions.len()) {
             facts.free(tracker);

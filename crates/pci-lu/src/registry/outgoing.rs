@@ -69,7 +69,8 @@ impl<C: PciConfigAccess> Registry<C> {
         by_depth(&self.shared.outgoing.lock().functions)
     }
 
-    /// Why the last FREEZE was refused; `None` if it was not.
+    /// Why this registry refused the last FREEZE; `None` if it did not, as where another participant
+    /// failed, or the object beside the record.
     pub fn refused(&self) -> Option<PreserveError> {
         self.shared.outgoing.lock().refused
     }
