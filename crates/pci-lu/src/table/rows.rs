@@ -144,7 +144,7 @@ pub const TABLE_OF_FIELDS: &[Block] = &[
             .when(When::Version2),
         rw("Device Control 2: ARI Forwarding", 0x28, 1 << 5, [N, N, P, N],
             "functions above 7 appear or vanish, and IDs are read differently")
-            .is(Setting::AriForwarding).for_life()
+            .is(Setting::AriForwarding)
             .when(When::Version2),
         rw("Device Control 2: AtomicOp Requester", 0x28, 1 << 6, [D, P, P, P],
             "atomics in flight would fail")
