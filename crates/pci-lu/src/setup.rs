@@ -54,6 +54,13 @@ pub enum SetError {
         /// What was asked.
         request: Request,
     },
+    /// Two requests want different values of one field. Nothing was written.
+    Conflict {
+        /// The function.
+        function: Sbdf,
+        /// The second of them.
+        request: Request,
+    },
     /// The field must stay, and holds another value. Nothing was written.
     Kept {
         /// The function.
@@ -87,6 +94,11 @@ impl fmt::Display for SetError {
                 f,
                 "{function}: {:#x} is too large for {}",
                 request.value, request.setting
+            ),
+            Self::Conflict { function, request } => write!(
+                f,
+                "{function}: {} is asked for as {:#x}, and as another value",
+                request.setting, request.value
             ),
             Self::Kept {
                 function,
@@ -287,10 +299,10 @@ impl Survey {
     }
 
     /// Stage 2: what is to be written so that the fields hold what they are wanted to; `phase` says
-    /// whether that includes what nobody asks for. Of two requests for one field the first counts.
+    /// whether that includes what nobody asks for.
     ///
     /// # Errors
-    /// [`SetError::Absent`], [`SetError::Range`], [`SetError::Kept`].
+    /// [`SetError::Absent`], [`SetError::Range`], [`SetError::Conflict`], [`SetError::Kept`].
     pub fn decide(
         &self,
         phase: Phase,
@@ -298,7 +310,14 @@ impl Survey {
         requests: &[Request],
     ) -> Result<Plan, SetError> {
         let function = self.function;
-        for &request in requests {
+        for (n, &request) in requests.iter().enumerate() {
+            let same = |other: &&Request| {
+                (other.setting, other.index) == (request.setting, request.index)
+            };
+            let first = requests.iter().take(n).find(same);
+            if first.is_some_and(|first| first.value != request.value) {
+                return Err(SetError::Conflict { function, request });
+            }
             let mut asked = self
                 .items
                 .iter()

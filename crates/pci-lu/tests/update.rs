@@ -966,3 +966,20 @@ fn the_oracle_breaks() {
         assert!(told, "{broken:?} for {what}");
     }
 }
+
+/// Two requests that contradict each other: one would be without effect.
+#[test]
+fn t10_requests_that_contradict_each_other() {
+    let bus = pci::live(Kind::Endpoint);
+    let guard = Guarded::new(&bus);
+    let (on, off) = (Setting::BusMaster.to(1), Setting::BusMaster.to(0));
+    let before = all_of(&bus);
+    let function = pci::HERE;
+    for requests in [[on, off], [off, on]] {
+        let request = requests[1];
+        let conflict = SetError::Conflict { function, request };
+        assert_eq!(guard.set(function, &requests), Err(conflict));
+    }
+    assert_eq!(all_of(&bus), before);
+    guard.set(function, &[on, on]).unwrap();
+}
