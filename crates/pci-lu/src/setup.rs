@@ -288,13 +288,18 @@ impl Survey {
         settings(&self.items)
     }
 
-    /// The fields that somebody other than the driver must know to be on, and that are: name and
-    /// field.
+    /// The fields of which somebody other than the driver must know what they hold: name and field.
     pub(crate) fn to_confirm(&self) -> impl Iterator<Item = (Setting, &'static str)> + '_ {
-        let stays = |item: &&Item| item.field.class == Class::Preserve && item.found() != 0;
-        let confirmed = self.items.iter().filter(|item| item.field.row.confirmed);
+        let stays = |item: &Item| item.field.class == Class::Preserve;
+        let is_on = move |enable| {
+            let mut items = self.items.iter();
+            items.any(|item| {
+                item.field.row.setting == Some(enable) && stays(item) && item.found() != 0
+            })
+        };
+        let confirmed = self.items.iter().filter(move |item| stays(item));
         confirmed
-            .filter(stays)
+            .filter(move |item| item.field.row.confirmed.is_some_and(is_on))
             .filter_map(|item| Some((item.field.row.setting?, item.field.row.field)))
     }
 
@@ -311,9 +316,8 @@ impl Survey {
     ) -> Result<Plan, SetError> {
         let function = self.function;
         for (n, &request) in requests.iter().enumerate() {
-            let same = |other: &&Request| {
-                (other.setting, other.index) == (request.setting, request.index)
-            };
+            let same =
+                |other: &&Request| (other.setting, other.index) == (request.setting, request.index);
             let first = requests.iter().take(n).find(same);
             if first.is_some_and(|first| first.value != request.value) {
                 return Err(SetError::Conflict { function, request });

@@ -135,7 +135,14 @@ fn confirm(guard: &Guarded<&SimBus>) {
     let found = Survey::of(guard, HERE, guard.kind(HERE).unwrap()).unwrap();
     let found = found.settings();
     let on = |setting: Setting| Some(setting.to(found.get(setting)?));
-    let on = [Setting::Ats, Setting::Pri, Setting::Pasid].map(on);
+    let all = [
+        Setting::Ats,
+        Setting::AtsUnit,
+        Setting::Pri,
+        Setting::PriAllocation,
+        Setting::Pasid,
+    ];
+    let on = all.map(on);
     let on: Vec<_> = on.into_iter().flatten().collect();
     guard.set(HERE, &on).unwrap();
 }
@@ -648,4 +655,31 @@ fn a_list_with_a_hole_is_not_complete() {
         let unreadable = FieldError::Unreadable { function, offset };
         assert_eq!(prepared, Err(GuardError::Field(unreadable)));
     }
+}
+
+/// "ATS on" says nothing about the unit, and "PRI on" nothing about how many requests are out.
+#[test]
+fn t12_the_unit_and_the_allocation_are_confirmed_too() {
+    let bus = live(Kind::PeerEndpoint);
+    let guard = guarded(&bus, Kind::PeerEndpoint, State::Updated);
+    let on = [Setting::Ats, Setting::Pri, Setting::Pasid].map(|setting| setting.to(1));
+    guard.set(HERE, &on).unwrap();
+    for (field, request) in [
+        (
+            "ATS Control: Smallest Translation Unit",
+            Setting::AtsUnit.to(1),
+        ),
+        (
+            "Outstanding Page Request Allocation",
+            Setting::PriAllocation.to(16),
+        ),
+    ] {
+        let function = HERE;
+        assert_eq!(
+            guard.finish(HERE),
+            Err(GuardError::Unconfirmed { function, field })
+        );
+        guard.set(HERE, &[request]).unwrap();
+    }
+    guard.finish(HERE).unwrap();
 }

@@ -203,8 +203,9 @@ pub struct Row {
     pub boot: Boot,
     /// Whether what is found in an incoming function is its value for good, also after FINISH.
     pub for_life: bool,
-    /// Whether somebody other than the driver must say that he knows it is on, before FINISH.
-    pub confirmed: bool,
+    /// Somebody other than the driver must say before FINISH that he knows what it holds, if the
+    /// function has arrived with this one on: the field itself, or the one that makes it count.
+    pub confirmed: Option<Setting>,
 }
 
 impl Row {
@@ -268,8 +269,8 @@ impl Row {
         self
     }
 
-    const fn confirmed(mut self) -> Self {
-        self.confirmed = true;
+    const fn confirmed(mut self, enable: Setting) -> Self {
+        self.confirmed = Some(enable);
         self
     }
 }
