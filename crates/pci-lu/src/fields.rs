@@ -361,6 +361,7 @@ impl<C: PciConfigAccess, V: FnMut(Field)> Locate<'_, C, V> {
             When::Version2 => self.read(base) >> 16 & 0xf >= 2,
             When::Slot => self.read(base) >> 24 & 1 != 0,
             When::Pin => self.read(0x3c) >> 8 & 0xff != 0,
+            When::SteeringHere => self.read(base + 4) >> 9 & 3 == 1,
         }
     }
 

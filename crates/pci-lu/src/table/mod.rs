@@ -173,6 +173,8 @@ pub enum When {
     Slot,
     /// The function has an interrupt pin.
     Pin,
+    /// The TPH capability itself has the steering table.
+    SteeringHere,
 }
 
 /// One field.

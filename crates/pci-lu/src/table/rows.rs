@@ -247,6 +247,8 @@ pub const TABLE_OF_FIELDS: &[Block] = &[
     block(ext(0x0017), "TPH Requester", &[
         rw("TPH Control: enable, mode", 0x08, 0x0307, [D, D, N, D], HINT)
             .is(Setting::Tph),
+        rw("TPH Steering Table", 0x0c, 0xffff, [D, D, N, D], HINT)
+            .when(When::SteeringHere).repeat(STEERING),
     ]),
     block(ext(0x001b), "Process Address Space ID", &[
         rw("PASID Control", 0x06, 0x0007, [C, P, N, P],
@@ -292,6 +294,14 @@ pub const TABLE_OF_FIELDS: &[Block] = &[
         rw("CXL Control", 0x0c, 0xfffa, [P; 4], "CXL is not supported"),
     ]),
 ];
+
+const STEERING: Repeat = Repeat::Count {
+    at: 0x04,
+    shift: 16,
+    mask: 0x3f,
+    plus: 1,
+    step: 2,
+};
 
 const BARS: Repeat = Repeat::Count {
     at: 0x08,
