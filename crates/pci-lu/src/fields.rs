@@ -91,7 +91,8 @@ impl core::error::Error for FieldError {}
 /// Calls `visit` with every field that the function has, in no order.
 ///
 /// Walks both capability lists twice, and reads what says how often a row occurs; no write. A field
-/// behind the start of the next capability belongs to that one and is left out.
+/// behind the start of the next capability belongs to that one and is left out; if the capability
+/// must have it and it must stay, the lists are not believed.
 ///
 /// # Errors
 /// [`FieldError`]. `visit` may have been called then.
@@ -215,6 +216,18 @@ pub fn kind_of<C: PciConfigAccess>(config: &C, function: Sbdf) -> Result<Kind, F
     })
 }
 
+/// How many bytes of a capability every function has that has it, as far as it holds fields that must
+/// stay.
+const fn required(place: Place) -> u16 {
+    match place {
+        Place::Cap(CapId::Standard(0x01)) => 0x06,
+        Place::Cap(CapId::Standard(0x10)) => 0x0a,
+        Place::Cap(CapId::Extended(0x0d | 0x0f)) => 0x08,
+        Place::Cap(CapId::Extended(0x10)) => 0x3c,
+        _ => 0,
+    }
+}
+
 /// Where the first capability of this number starts; `None` if there is none, or the list cannot be
 /// read. No write.
 pub(crate) fn capability<C: PciConfigAccess>(config: &C, function: Sbdf, id: CapId) -> Option<u16> {
@@ -285,6 +298,8 @@ impl<C: PciConfigAccess, V: FnMut(Field)> Locate<'_, C, V> {
     }
 
     fn rows(&mut self, block: usize, rows: &'static [Row], base: u16, end: u16) {
+        let place = TABLE_OF_FIELDS.get(block).map(|block| block.place);
+        let required = base + place.map_or(0, required);
         for (number, row) in rows.iter().enumerate() {
             if !self.holds(row.when, base) {
                 continue;
@@ -310,6 +325,11 @@ impl<C: PciConfigAccess, V: FnMut(Field)> Locate<'_, C, V> {
                 let at = base + row.first + n * step;
                 if at < end {
                     self.field(field(n), at);
+                } else if at < required && matches!(class, Class::Preserve | Class::Action) {
+                    // Another capability claims to start before it.
+                    let (function, offset) = (self.function, end);
+                    let error = FieldError::Unreadable { function, offset };
+                    self.error = self.error.or(Some(error));
                 }
             }
         }

@@ -683,3 +683,27 @@ fn t12_the_unit_and_the_allocation_are_confirmed_too() {
     }
     guard.finish(HERE).unwrap();
 }
+
+/// A capability that starts inside another's fixed part would take its fields off the guard.
+#[test]
+fn capabilities_that_overlap_are_refused() {
+    let bus = SimBus::new();
+    bus.add(HERE, SimFunction::endpoint(1, 2).with_pm(true).with_express(0));
+    let exp = cap(&bus, HERE, EXP);
+    let mut last = 0x34;
+    loop {
+        let next = bus.peek(HERE, at(last, Width::U8)) as u16;
+        if next == 0 {
+            break;
+        }
+        last = next + 1;
+    }
+    Guarded::new(&bus).prepare(HERE, Kind::Endpoint).unwrap();
+    // The last one points at Device Control, whose low byte is a number then.
+    bus.poke(HERE, at(last, Width::U8), u32::from(exp) + 8);
+    bus.write_u16(HERE, exp + 8, 0x0009).unwrap();
+    let (function, offset) = (HERE, exp + 8);
+    let overlap = GuardError::Field(FieldError::Unreadable { function, offset });
+    let prepared = Guarded::new(&bus).prepare(HERE, Kind::Endpoint);
+    assert_eq!(prepared, Err(overlap));
+}
