@@ -688,7 +688,10 @@ fn t12_the_unit_and_the_allocation_are_confirmed_too() {
 #[test]
 fn capabilities_that_overlap_are_refused() {
     let bus = SimBus::new();
-    bus.add(HERE, SimFunction::endpoint(1, 2).with_pm(true).with_express(0));
+    bus.add(
+        HERE,
+        SimFunction::endpoint(1, 2).with_pm(true).with_express(0),
+    );
     let exp = cap(&bus, HERE, EXP);
     let mut last = 0x34;
     loop {

@@ -19,16 +19,19 @@ mod pci;
 use std::collections::BTreeSet;
 
 use flaky::Flaky;
+use kho_abi::pci::{functions, v2};
+use kho_hal::sim::SimMemory;
 use kho_hal::sim::pci::{Record, SimBus, SimFunction};
 use kho_hal::walk::CapId;
-use kho_hal::{PciConfigAccess, PciError, Sbdf, Width};
+use kho_hal::{PciConfigAccess, PciError, PhysMem, Sbdf, Width};
 use kho_pci_lu::{
-    BarError, Bars, BusNumbers, GuardError, Guarded, Kind, OutgoingForm, Registry, SetError,
-    Setting, State, UpdateError,
+    BarError, Bars, BusNumbers, Facts, GuardError, Guarded, Kind, OutgoingForm, PreserveError,
+    Registry, SetError, Setting, State, UpdateError,
 };
 use machine::*;
 use oracle::Oracle;
 use proptest::prelude::*;
+use zerocopy::IntoBytes;
 
 const V2: OutgoingForm = OutgoingForm::V2;
 
@@ -150,16 +153,51 @@ fn t07_sizes_come_from_the_record() {
     assert_eq!(boot.bars[&OTHER], devices[&OTHER].bars.unwrap());
 }
 
+/// A record of one function, and facts with these sizes beside it.
+fn with_sizes(
+    memory: &SimMemory,
+    bus: Bus,
+    function: Sbdf,
+    bars: Option<Bars>,
+) -> kho_core::BootData {
+    let facts = Facts {
+        kind: Kind::PeerEndpoint,
+        identity: bus.read_u32(function, 0).unwrap(),
+        class: bus.read_u32(function, 8).unwrap(),
+        bars,
+    };
+    let known = facts.ser(function);
+    let entry = v2::PciDevSer {
+        domain: 0.into(),
+        bdf: function.bdf().into(),
+        refcount: 1.into(),
+    };
+    common::hand_over(memory, |tracker| {
+        let object = |name, first: u64, entry: &[u8]| {
+            let [header, block] = [0; 2].map(|_| tracker.alloc_preserved(4096).unwrap().0);
+            let words = [first, block.as_u64()];
+            tracker.mem().write(header, words.as_bytes()).unwrap();
+            let block_of_one = [[0u64, 1].as_bytes(), entry].concat();
+            tracker.mem().write(block, &block_of_one).unwrap();
+            (name, header.as_u64())
+        };
+        vec![
+            object(v2::NAME, 1 << 32 | 2, entry.as_bytes()),
+            object(functions::NAME, 1, known.as_bytes()),
+        ]
+    })
+}
+
 #[test]
 fn t07_sizes_that_are_missing_or_wrong() {
     let size = |bars: Bars| Some(bars);
-    let right = machine().1[&NVME[0]].bars.unwrap();
+    let right = machine().1[&OTHER].bars.unwrap();
     let with = |change: fn(&mut Bars)| {
         let mut bars = right;
         change(&mut bars);
         size(bars)
     };
-    let function = NVME[0];
+    let function = OTHER;
     let misfit = |offset, log2| BarError::Misfit {
         function,
         offset,
@@ -187,16 +225,23 @@ fn t07_sizes_that_are_missing_or_wrong() {
         (with(|b| b.vf_bars[0] = 14), BarError::Unknown { function }),
     ] {
         let (bus, mut devices) = machine();
-        make_peer(bus, &mut devices, NVME[0]);
-        devices.get_mut(&NVME[0]).unwrap().bars = bars;
         let mut memory = common::memory();
-        let old = Registry::new(bus);
-        let boot = hand_over(&memory, &old, V2, &devices, &[NVME[0]]);
+        let boot = with_sizes(&memory, bus, function, bars);
         let registry = Registry::new(bus);
         let _received = receive(&mut memory, boot, &registry);
-        registry.set_up(NVME[0]).unwrap();
+        registry.set_up(function).unwrap();
         let writes = bus.writes();
-        assert_eq!(registry.bars(NVME[0]), Err(UpdateError::Bars(error)));
+        assert_eq!(registry.bars(function), Err(UpdateError::Bars(error)));
+        // Sizes that cannot be right are not handed over, either.
+        devices.get_mut(&function).unwrap().bars = bars;
+        let old = Registry::new(bus);
+        open(&common::memory(), &old, V2, |outgoing, luo, _| {
+            let tracker = outgoing.tracker();
+            old.preserve(tracker, &find(&devices), function).unwrap();
+            let frozen = freeze(outgoing, luo);
+            assert_eq!(frozen.is_err(), bars.is_some());
+        });
+        assert_eq!(old.refused(), bars.map(|_| error.into()));
         assert_eq!(bus.writes(), writes, "no invitation to ask");
     }
 }
@@ -982,4 +1027,43 @@ fn t10_requests_that_contradict_each_other() {
     }
     assert_eq!(all_of(&bus), before);
     guard.set(function, &[on, on]).unwrap();
+}
+
+/// A driver may resize a BAR until FREEZE. Sizes that nobody has said are not handed over as known.
+#[test]
+fn t07_sizes_are_those_of_the_freeze() {
+    let (bus, devices) = machine();
+    let mut memory = common::memory();
+    let old = Registry::new(bus);
+    let (boot, bars) = open(&memory, &old, V2, |outgoing, luo, _| {
+        let unknown = Err(PreserveError::Unknown { function: OTHER });
+        assert_eq!(old.set_bars(OTHER, Bars::default()), unknown);
+        let before = devices[&OTHER].bars.unwrap();
+        old.preserve(outgoing.tracker(), &find(&devices), OTHER)
+            .unwrap();
+        let size = old.config().init(OTHER, &[]).unwrap();
+        let size = size.get(Setting::BarSize).unwrap() + 1;
+        old.config()
+            .set(OTHER, &[Setting::BarSize.to(size)])
+            .unwrap();
+        let resizable = BarError::Resizable {
+            function: OTHER,
+            index: 0,
+            found: 20 + size as u8,
+            log2: before.bars[0],
+        };
+        freeze(outgoing, luo).unwrap_err();
+        assert_eq!(old.refused(), Some(resizable.into()));
+        assert_eq!(old.config().state(OTHER), State::Prepared);
+        assert_eq!(old.set_bars(OTHER, before), Err(resizable.into()));
+        let bars = Bars::probe(bus, OTHER).unwrap();
+        old.set_bars(OTHER, bars).unwrap();
+        let boot = jump(outgoing, luo);
+        assert_eq!(old.set_bars(OTHER, bars), Err(PreserveError::Frozen));
+        (boot, bars)
+    });
+    let registry = Registry::new(bus);
+    let _received = receive(&mut memory, boot, &registry);
+    registry.set_up(OTHER).unwrap();
+    assert_eq!(registry.bars(OTHER), Ok(bars));
 }

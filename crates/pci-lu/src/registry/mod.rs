@@ -128,7 +128,7 @@ use kho_core::OutgoingError;
 use kho_hal::{PciConfigAccess, Sbdf};
 use spin::mutex::SpinMutex;
 
-use crate::bars::Bars;
+use crate::bars::{BarError, Bars};
 use crate::guard::{GuardError, Guarded};
 use crate::table::Kind;
 
@@ -216,6 +216,8 @@ pub enum PreserveError {
     },
     /// It cannot be guarded, or it uses what cannot be preserved.
     Guard(GuardError),
+    /// The sizes of its BARs are not what they were: [`Registry::set_bars`] says the new ones.
+    Bars(BarError),
     /// The record cannot be written, or has no room.
     Record(OutgoingError),
 }
@@ -243,6 +245,7 @@ impl fmt::Display for PreserveError {
             }
             Self::TooMany { function } => write!(f, "too many functions below {function}"),
             Self::Guard(cause) => cause.fmt(f),
+            Self::Bars(cause) => cause.fmt(f),
             Self::Record(cause) => cause.fmt(f),
         }
     }
@@ -253,6 +256,12 @@ impl core::error::Error for PreserveError {}
 impl From<GuardError> for PreserveError {
     fn from(cause: GuardError) -> Self {
         Self::Guard(cause)
+    }
+}
+
+impl From<BarError> for PreserveError {
+    fn from(cause: BarError) -> Self {
+        Self::Bars(cause)
     }
 }
 

@@ -9,6 +9,7 @@ use kho_core::{OutgoingError, Tracker};
 use kho_hal::walk::CapId;
 use kho_hal::{PageAlloc, PciConfigAccess, PhysMem, Sbdf};
 
+use crate::bars::Bars;
 use crate::fields::{FieldError, capability};
 use crate::functions::Facts;
 use crate::guard::GuardError;
@@ -157,7 +158,8 @@ impl<C: PciConfigAccess> Registry<C> {
         Ok(())
     }
 
-    /// FREEZE of all preserved functions, those farthest from the root first: from now on writes to
+    /// FREEZE of all preserved functions, those farthest from the root first: the sizes of BARs must be
+    /// those that are known, and from now on writes to
     /// them are judged, and nobody joins or leaves. Then the record is written.
     pub(super) fn freeze<M: PhysMem, A: PageAlloc, N: Nodes>(
         &self,
@@ -168,15 +170,16 @@ impl<C: PciConfigAccess> Registry<C> {
         let guard = &self.shared.guard;
         side.refused = None;
         let order = by_depth(&side.functions);
-        let frozen = order
-            .iter()
-            .position(|&function| match guard.freeze(function) {
-                Ok(()) => false,
-                Err(error) => {
-                    side.refused = Some(error.into());
-                    true
-                }
-            });
+        let frozen =
+            order.iter().position(
+                |function| match self.freeze_one(&side.functions, *function) {
+                    Ok(()) => false,
+                    Err(error) => {
+                        side.refused = Some(error);
+                        true
+                    }
+                },
+            );
         let written = match (&mut side.record, frozen) {
             (Some(record), None) => record.write(tracker, side.functions.iter()),
             _ => Err(OutgoingError::Refused(FREEZE_REFUSED)),
@@ -192,6 +195,37 @@ impl<C: PciConfigAccess> Registry<C> {
             return Err(error);
         }
         side.frozen = true;
+        Ok(())
+    }
+
+    fn freeze_one(
+        &self,
+        functions: &BTreeMap<Sbdf, Preserved>,
+        function: Sbdf,
+    ) -> Result<(), PreserveError> {
+        let guard = &self.shared.guard;
+        // A driver may have resized a BAR since.
+        if let Some(bars) = functions.get(&function).and_then(|p| p.facts.bars) {
+            bars.check(guard, function)?;
+        }
+        Ok(guard.freeze(function)?)
+    }
+
+    /// The sizes of the BARs of a preserved function are others than when it was preserved, or are
+    /// known now: the successor is told these.
+    ///
+    /// # Errors
+    /// [`PreserveError::Frozen`], [`PreserveError::Unknown`] if it is not preserved,
+    /// [`PreserveError::Bars`] if it cannot have these sizes.
+    pub fn set_bars(&self, function: Sbdf, bars: Bars) -> Result<(), PreserveError> {
+        let mut side = self.shared.outgoing.lock();
+        if side.frozen {
+            return Err(PreserveError::Frozen);
+        }
+        let preserved = side.functions.get_mut(&function);
+        let preserved = preserved.ok_or(PreserveError::Unknown { function })?;
+        bars.check(&self.shared.guard, function)?;
+        preserved.facts.bars = Some(bars);
         Ok(())
     }
 
