@@ -100,6 +100,28 @@ pub fn for_each_field<C: PciConfigAccess>(
     config: &C,
     function: Sbdf,
     kind: Kind,
+    visit: impl FnMut(Field),
+) -> Result<(), FieldError> {
+    walk(config, function, kind, true, visit)
+}
+
+/// As [`for_each_field`], for a function that nobody preserves: where its lists end badly, or overlap,
+/// what was found counts.
+#[cfg(feature = "alloc")]
+pub(crate) fn for_each_field_found<C: PciConfigAccess>(
+    config: &C,
+    function: Sbdf,
+    kind: Kind,
+    visit: impl FnMut(Field),
+) -> Result<(), FieldError> {
+    walk(config, function, kind, false, visit)
+}
+
+fn walk<C: PciConfigAccess>(
+    config: &C,
+    function: Sbdf,
+    kind: Kind,
+    strict: bool,
     mut visit: impl FnMut(Field),
 ) -> Result<(), FieldError> {
     let mut source = |at: Access| config.read(function, at).ok();
@@ -114,10 +136,11 @@ pub fn for_each_field<C: PciConfigAccess>(
         express |= cap.id == CapId::Standard(0x10);
         starts.insert(cap.offset);
     });
-    if express && end == End::Complete {
+    if express && (end == End::Complete || !strict) {
         end = walk_extended(&mut source, |cap| starts.insert(cap.offset));
     }
     match end {
+        _ if !strict => {}
         End::Complete => {}
         End::Loop { offset } | End::Outside { offset } | End::Unreadable { offset } => {
             return Err(unreadable(offset));
@@ -129,6 +152,7 @@ pub fn for_each_field<C: PciConfigAccess>(
         function,
         kind,
         starts: &starts,
+        strict,
         visit: &mut visit,
         error: None,
     };
@@ -274,6 +298,8 @@ struct Locate<'l, C, V> {
     function: Sbdf,
     kind: Kind,
     starts: &'l Starts,
+    /// Whether capabilities must not overlap.
+    strict: bool,
     visit: &'l mut V,
     error: Option<FieldError>,
 }
@@ -325,7 +351,10 @@ impl<C: PciConfigAccess, V: FnMut(Field)> Locate<'_, C, V> {
                 let at = base + row.first + n * step;
                 if at < end {
                     self.field(field(n), at);
-                } else if at < required && matches!(class, Class::Preserve | Class::Action) {
+                } else if self.strict
+                    && at < required
+                    && matches!(class, Class::Preserve | Class::Action)
+                {
                     // Another capability claims to start before it.
                     let (function, offset) = (self.function, end);
                     let error = FieldError::Unreadable { function, offset };

@@ -339,7 +339,10 @@ impl<C: PciConfigAccess> Guarded<C> {
             (_, Some(settings)) => Past::WasLive(settings),
             (_, None) => Past::None,
         };
-        let survey = Survey::of(&self.inner, function, kind)?;
+        let survey = match known {
+            Some(_) => Survey::of(&self.inner, function, kind)?,
+            None => Survey::of_found(&self.inner, function, kind)?,
+        };
         // Written through the guard, which has the last word.
         let settings = survey.decide(phase, past, requests)?.apply(self)?;
         if let Some(tracked) = self.functions.write().tracked.get_mut(&function) {

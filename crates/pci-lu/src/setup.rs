@@ -31,7 +31,7 @@ use core::fmt;
 
 use kho_hal::{Access, PciConfigAccess, PciError, Sbdf, Width};
 
-use crate::fields::{Field, FieldError, for_each_field};
+use crate::fields::{Field, FieldError, for_each_field, for_each_field_found};
 use crate::table::{Bits, Boot, Class, Kind, Request, Setting};
 
 /// Why a function was not set up as asked.
@@ -240,11 +240,33 @@ impl Survey {
         function: Sbdf,
         kind: Kind,
     ) -> Result<Self, FieldError> {
+        Self::look(config, function, |visit| {
+            for_each_field(config, function, kind, visit)
+        })
+    }
+
+    /// As [`Survey::of`], for a function that nobody preserves: lists that end badly are taken as far
+    /// as they go.
+    pub(crate) fn of_found<C: PciConfigAccess>(
+        config: &C,
+        function: Sbdf,
+        kind: Kind,
+    ) -> Result<Self, FieldError> {
+        Self::look(config, function, |visit| {
+            for_each_field_found(config, function, kind, visit)
+        })
+    }
+
+    fn look<C: PciConfigAccess>(
+        config: &C,
+        function: Sbdf,
+        walk: impl FnOnce(&mut dyn FnMut(Field)) -> Result<(), FieldError>,
+    ) -> Result<Self, FieldError> {
         let mut items = Vec::new();
         let mut volatile: BTreeMap<u16, u32> = BTreeMap::new();
         let mut dwords = Dwords::new(config, function);
         let mut failed = None;
-        for_each_field(config, function, kind, |field| {
+        walk(&mut |field| {
             let row = field.row;
             if row.access == Bits::Rw1c || field.class == Class::Action {
                 *volatile.entry(field.dword).or_default() |= field.bits;

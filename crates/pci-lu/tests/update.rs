@@ -1067,3 +1067,23 @@ fn t07_sizes_are_those_of_the_freeze() {
     registry.set_up(OTHER).unwrap();
     assert_eq!(registry.bars(OTHER), Ok(bars));
 }
+
+/// Nobody preserves a function whose list loops; a boot turns off what it finds, as on any boot.
+#[test]
+fn t03_odd_functions_that_nobody_preserves() {
+    let bus = SimBus::new();
+    let mut function = SimFunction::endpoint(1, 2).with_msi(false, false, 0);
+    let vendor = function.capability(0x09, 4);
+    bus.add(pci::HERE, function.with_express(0));
+    let control = pci::cap(&bus, pci::HERE, pci::MSI) + 2;
+    bus.write_u16(pci::HERE, control, 1).unwrap();
+    // Its pointer leads back to itself.
+    let next = pci::at(vendor + 1, Width::U8);
+    bus.poke(pci::HERE, next, vendor.into());
+    let guard = Guarded::new(&bus);
+    let settings = guard.init(pci::HERE, &[]).unwrap();
+    assert_eq!(settings.get(Setting::Msi).map(|msi| msi & 1), Some(0));
+    assert_eq!(bus.peek(pci::HERE, pci::at(control, Width::U16)) & 1, 0);
+    // To preserve it is another matter.
+    assert!(guard.prepare(pci::HERE, Kind::Endpoint).is_err());
+}
