@@ -89,7 +89,7 @@ pub fn run(log: &Log, machine: &Machine) -> Result<Update, Box<dyn Error>> {
     log.step("incoming", "FINISH");
     let mut interrupts = Vec::new();
     for &function in &machine.owned {
-        let finished = updated.finish(&machine.topology(), function)?;
+        let finished = updated.finish(function)?;
         interrupts.extend(finished.interrupts);
     }
     updated.close()?;

@@ -159,7 +159,7 @@ pub fn second(memory: &Frozen, machine: &Machine) -> Result<()> {
             "sha256": Sum::of(bytes),
         }),
     );
-    let _ = updated.finish(&topology, device).map_err(words)?;
+    let _ = updated.finish(device).map_err(words)?;
     let refused = off(&registry.config(), &functions);
     fact("finished", json!({ "refused": refused }));
     Ok(())

@@ -128,7 +128,8 @@ pub fn walk_standard(
 
 /// Visits the extended capabilities in list order, and says how the list ended.
 ///
-/// Reads each header (four bytes). A header of zeros or ones ends the list.
+/// Reads each header (four bytes). A header of zeros or ones at 100h says that there is no list; behind
+/// a pointer no capability can have it.
 pub fn walk_extended(source: &mut impl Source, mut visit: impl FnMut(Capability)) -> End {
     let mut offset = 0x100;
     let mut seen = [0u64; 16];
@@ -139,9 +140,9 @@ pub fn walk_extended(source: &mut impl Source, mut visit: impl FnMut(Capability)
             _ => return End::Loop { offset },
         }
         let header = match source.u32(offset) {
-            Some(0 | u32::MAX) => return End::Complete,
+            Some(0 | u32::MAX) if offset == 0x100 => return End::Complete,
+            Some(0 | u32::MAX) | None => return End::Unreadable { offset },
             Some(header) => header,
-            None => return End::Unreadable { offset },
         };
         visit(Capability {
             id: CapId::Extended(header as u16),

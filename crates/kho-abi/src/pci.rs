@@ -175,7 +175,7 @@ pub mod functions {
         /// `bus << 8 | device << 3 | function`.
         pub bdf: U16,
         /// 0 endpoint, 1 endpoint with peer-to-peer DMA or translation, 2 bridge, 3 physical
-        /// function.
+        /// function of preserved ones, 4 one that does DMA itself, too.
         pub kind: u8,
         /// Bit 0: the sizes are known.
         pub flags: u8,

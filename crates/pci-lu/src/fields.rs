@@ -91,7 +91,8 @@ impl core::error::Error for FieldError {}
 /// Calls `visit` with every field that the function has, in no order.
 ///
 /// Walks both capability lists twice, and reads what says how often a row occurs; no write. A field
-/// behind the start of the next capability belongs to that one and is left out.
+/// behind the start of the next capability belongs to that one and is left out; if the capability
+/// must have it and it must stay, the lists are not believed.
 ///
 /// # Errors
 /// [`FieldError`]. `visit` may have been called then.
@@ -99,6 +100,28 @@ pub fn for_each_field<C: PciConfigAccess>(
     config: &C,
     function: Sbdf,
     kind: Kind,
+    visit: impl FnMut(Field),
+) -> Result<(), FieldError> {
+    walk(config, function, kind, true, visit)
+}
+
+/// As [`for_each_field`], for a function that nobody preserves: where its lists end badly, or overlap,
+/// what was found counts.
+#[cfg(feature = "alloc")]
+pub(crate) fn for_each_field_found<C: PciConfigAccess>(
+    config: &C,
+    function: Sbdf,
+    kind: Kind,
+    visit: impl FnMut(Field),
+) -> Result<(), FieldError> {
+    walk(config, function, kind, false, visit)
+}
+
+fn walk<C: PciConfigAccess>(
+    config: &C,
+    function: Sbdf,
+    kind: Kind,
+    strict: bool,
     mut visit: impl FnMut(Field),
 ) -> Result<(), FieldError> {
     let mut source = |at: Access| config.read(function, at).ok();
@@ -113,10 +136,11 @@ pub fn for_each_field<C: PciConfigAccess>(
         express |= cap.id == CapId::Standard(0x10);
         starts.insert(cap.offset);
     });
-    if express && end == End::Complete {
+    if express && (end == End::Complete || !strict) {
         end = walk_extended(&mut source, |cap| starts.insert(cap.offset));
     }
     match end {
+        _ if !strict => {}
         End::Complete => {}
         End::Loop { offset } | End::Outside { offset } | End::Unreadable { offset } => {
             return Err(unreadable(offset));
@@ -128,6 +152,7 @@ pub fn for_each_field<C: PciConfigAccess>(
         function,
         kind,
         starts: &starts,
+        strict,
         visit: &mut visit,
         error: None,
     };
@@ -162,7 +187,7 @@ pub fn for_each_field_of_fit<C: PciConfigAccess>(
     kind: Kind,
     mut visit: impl FnMut(Field),
 ) -> Result<(), FieldError> {
-    if kind == Kind::Physical && kind_of(config, function)? != kind {
+    if kind.is_physical() && !kind_of(config, function)?.is_physical() {
         return Err(FieldError::NotPhysical { function });
     }
     let mut result = Ok(());
@@ -185,9 +210,10 @@ pub fn for_each_field_of_fit<C: PciConfigAccess>(
 
 /// The strictest kind that a function's registers allow: what to take it for if nobody says.
 ///
-/// No record tells the kind. A bridge is one by its header, a physical function by VF Enable; any
-/// other is taken for an endpoint with peer-to-peer DMA and translation, as no register says that
-/// it has none. No write.
+/// No record tells the kind. A bridge is one by its header, a physical function by VF Enable; no
+/// register says that it, or an endpoint, does no DMA to peers and uses no translation, so each is
+/// taken for one that does: a Linux has physical functions in its record for their own sake. No
+/// write.
 ///
 /// # Errors
 /// [`FieldError::Header`] for another header type, [`FieldError::Unreadable`].
@@ -208,10 +234,22 @@ pub fn kind_of<C: PciConfigAccess>(config: &C, function: Sbdf) -> Result<Kind, F
         control.is_ok_and(|control| control & 1 != 0)
     });
     Ok(if physical {
-        Kind::Physical
+        Kind::PeerPhysical
     } else {
         Kind::PeerEndpoint
     })
+}
+
+/// How many bytes of a capability every function has that has it, as far as it holds fields that must
+/// stay.
+const fn required(place: Place) -> u16 {
+    match place {
+        Place::Cap(CapId::Standard(0x01)) => 0x06,
+        Place::Cap(CapId::Standard(0x10)) => 0x0a,
+        Place::Cap(CapId::Extended(0x0d | 0x0f)) => 0x08,
+        Place::Cap(CapId::Extended(0x10)) => 0x3c,
+        _ => 0,
+    }
 }
 
 /// Where the first capability of this number starts; `None` if there is none, or the list cannot be
@@ -260,6 +298,8 @@ struct Locate<'l, C, V> {
     function: Sbdf,
     kind: Kind,
     starts: &'l Starts,
+    /// Whether capabilities must not overlap.
+    strict: bool,
     visit: &'l mut V,
     error: Option<FieldError>,
 }
@@ -284,6 +324,8 @@ impl<C: PciConfigAccess, V: FnMut(Field)> Locate<'_, C, V> {
     }
 
     fn rows(&mut self, block: usize, rows: &'static [Row], base: u16, end: u16) {
+        let place = TABLE_OF_FIELDS.get(block).map(|block| block.place);
+        let required = base + place.map_or(0, required);
         for (number, row) in rows.iter().enumerate() {
             if !self.holds(row.when, base) {
                 continue;
@@ -309,6 +351,14 @@ impl<C: PciConfigAccess, V: FnMut(Field)> Locate<'_, C, V> {
                 let at = base + row.first + n * step;
                 if at < end {
                     self.field(field(n), at);
+                } else if self.strict
+                    && at < required
+                    && matches!(class, Class::Preserve | Class::Action)
+                {
+                    // Another capability claims to start before it.
+                    let (function, offset) = (self.function, end);
+                    let error = FieldError::Unreadable { function, offset };
+                    self.error = self.error.or(Some(error));
                 }
             }
         }
@@ -360,6 +410,7 @@ impl<C: PciConfigAccess, V: FnMut(Field)> Locate<'_, C, V> {
             When::Version2 => self.read(base) >> 16 & 0xf >= 2,
             When::Slot => self.read(base) >> 24 & 1 != 0,
             When::Pin => self.read(0x3c) >> 8 & 0xff != 0,
+            When::SteeringHere => self.read(base + 4) >> 9 & 3 == 1,
         }
     }
 

@@ -69,7 +69,7 @@ pub enum GuardError {
         /// The state it is in, on the side of the event.
         state: State,
     },
-    /// The function is known as another kind.
+    /// The function is guarded as another kind, which keeps less.
     Kind {
         /// The function.
         function: Sbdf,
@@ -198,7 +198,8 @@ impl<C: PciConfigAccess> Guarded<C> {
     ///
     /// # Errors
     /// [`GuardError::State`] if it is prepared or frozen, [`GuardError::Kind`] if it is incoming as
-    /// another kind, [`GuardError::Field`] if it cannot be preserved.
+    /// a kind that does not [cover](Kind::covers) this one; the stricter one stays until both sides are
+    /// over; [`GuardError::Field`] if it cannot be preserved.
     pub fn prepare(&self, function: Sbdf, kind: Kind) -> Result<(), GuardError> {
         self.track(function, kind, |tracked| match tracked.outgoing {
             State::Normal => {
@@ -258,7 +259,7 @@ impl<C: PciConfigAccess> Guarded<C> {
     ///
     /// # Errors
     /// [`GuardError::State`] if it is incoming already, [`GuardError::Kind`] if it is outgoing as
-    /// another kind, [`GuardError::Field`]: the function is not what the record says, and it must
+    /// a kind that does not [cover](Kind::covers) this one, [`GuardError::Field`]: the function is not what the record says, and it must
     /// not be written to at all.
     pub fn adopt(&self, function: Sbdf, kind: Kind) -> Result<(), GuardError> {
         let survey = Survey::of(&self.inner, function, kind)?;
@@ -277,6 +278,17 @@ impl<C: PciConfigAccess> Guarded<C> {
         functions.closed.remove(&function);
         functions.lasting.insert(function, lasting);
         Ok(())
+    }
+
+    /// Whether the function arrived and was not adopted yet.
+    pub fn is_closed(&self, function: Sbdf) -> bool {
+        self.functions.read().closed.contains(&function)
+    }
+
+    /// The function is gone: what was adopted for its life is forgotten. Does nothing to its two
+    /// sides.
+    pub fn forget(&self, function: Sbdf) {
+        self.functions.write().lasting.remove(&function);
     }
 
     /// The kind that the function is tracked as; `None` if it is not.
@@ -327,7 +339,10 @@ impl<C: PciConfigAccess> Guarded<C> {
             (_, Some(settings)) => Past::WasLive(settings),
             (_, None) => Past::None,
         };
-        let survey = Survey::of(&self.inner, function, kind)?;
+        let survey = match known {
+            Some(_) => Survey::of(&self.inner, function, kind)?,
+            None => Survey::of_found(&self.inner, function, kind)?,
+        };
         // Written through the guard, which has the last word.
         let settings = survey.decide(phase, past, requests)?.apply(self)?;
         if let Some(tracked) = self.functions.write().tracked.get_mut(&function) {
@@ -418,10 +433,11 @@ impl<C: PciConfigAccess> Guarded<C> {
     ) -> Result<(), GuardError> {
         let mut functions = self.functions.write();
         if let Some(tracked) = functions.tracked.get_mut(&function) {
-            if tracked.kind != kind {
+            if !tracked.kind.covers(kind) {
                 let known = tracked.kind;
                 return Err(GuardError::Kind { function, known });
             }
+            for_each_field_of_fit(&self.inner, function, kind, |_| {})?;
             return event(tracked);
         }
         let mut tracked = Tracked {

@@ -31,7 +31,7 @@ use core::fmt;
 
 use kho_hal::{Access, PciConfigAccess, PciError, Sbdf, Width};
 
-use crate::fields::{Field, FieldError, for_each_field};
+use crate::fields::{Field, FieldError, for_each_field, for_each_field_found};
 use crate::table::{Bits, Boot, Class, Kind, Request, Setting};
 
 /// Why a function was not set up as asked.
@@ -52,6 +52,13 @@ pub enum SetError {
         /// The function.
         function: Sbdf,
         /// What was asked.
+        request: Request,
+    },
+    /// Two requests want different values of one field. Nothing was written.
+    Conflict {
+        /// The function.
+        function: Sbdf,
+        /// The second of them.
         request: Request,
     },
     /// The field must stay, and holds another value. Nothing was written.
@@ -87,6 +94,11 @@ impl fmt::Display for SetError {
                 f,
                 "{function}: {:#x} is too large for {}",
                 request.value, request.setting
+            ),
+            Self::Conflict { function, request } => write!(
+                f,
+                "{function}: {} is asked for as {:#x}, and as another value",
+                request.setting, request.value
             ),
             Self::Kept {
                 function,
@@ -228,11 +240,33 @@ impl Survey {
         function: Sbdf,
         kind: Kind,
     ) -> Result<Self, FieldError> {
+        Self::look(config, function, |visit| {
+            for_each_field(config, function, kind, visit)
+        })
+    }
+
+    /// As [`Survey::of`], for a function that nobody preserves: lists that end badly are taken as far
+    /// as they go.
+    pub(crate) fn of_found<C: PciConfigAccess>(
+        config: &C,
+        function: Sbdf,
+        kind: Kind,
+    ) -> Result<Self, FieldError> {
+        Self::look(config, function, |visit| {
+            for_each_field_found(config, function, kind, visit)
+        })
+    }
+
+    fn look<C: PciConfigAccess>(
+        config: &C,
+        function: Sbdf,
+        walk: impl FnOnce(&mut dyn FnMut(Field)) -> Result<(), FieldError>,
+    ) -> Result<Self, FieldError> {
         let mut items = Vec::new();
         let mut volatile: BTreeMap<u16, u32> = BTreeMap::new();
         let mut dwords = Dwords::new(config, function);
         let mut failed = None;
-        for_each_field(config, function, kind, |field| {
+        walk(&mut |field| {
             let row = field.row;
             if row.access == Bits::Rw1c || field.class == Class::Action {
                 *volatile.entry(field.dword).or_default() |= field.bits;
@@ -276,21 +310,26 @@ impl Survey {
         settings(&self.items)
     }
 
-    /// The fields that somebody other than the driver must know to be on, and that are: name and
-    /// field.
+    /// The fields of which somebody other than the driver must know what they hold: name and field.
     pub(crate) fn to_confirm(&self) -> impl Iterator<Item = (Setting, &'static str)> + '_ {
-        let stays = |item: &&Item| item.field.class == Class::Preserve && item.found() != 0;
-        let confirmed = self.items.iter().filter(|item| item.field.row.confirmed);
+        let stays = |item: &Item| item.field.class == Class::Preserve;
+        let is_on = move |enable| {
+            let mut items = self.items.iter();
+            items.any(|item| {
+                item.field.row.setting == Some(enable) && stays(item) && item.found() != 0
+            })
+        };
+        let confirmed = self.items.iter().filter(move |item| stays(item));
         confirmed
-            .filter(stays)
+            .filter(move |item| item.field.row.confirmed.is_some_and(is_on))
             .filter_map(|item| Some((item.field.row.setting?, item.field.row.field)))
     }
 
     /// Stage 2: what is to be written so that the fields hold what they are wanted to; `phase` says
-    /// whether that includes what nobody asks for. Of two requests for one field the first counts.
+    /// whether that includes what nobody asks for.
     ///
     /// # Errors
-    /// [`SetError::Absent`], [`SetError::Range`], [`SetError::Kept`].
+    /// [`SetError::Absent`], [`SetError::Range`], [`SetError::Conflict`], [`SetError::Kept`].
     pub fn decide(
         &self,
         phase: Phase,
@@ -298,7 +337,13 @@ impl Survey {
         requests: &[Request],
     ) -> Result<Plan, SetError> {
         let function = self.function;
-        for &request in requests {
+        for (n, &request) in requests.iter().enumerate() {
+            let same =
+                |other: &&Request| (other.setting, other.index) == (request.setting, request.index);
+            let first = requests.iter().take(n).find(same);
+            if first.is_some_and(|first| first.value != request.value) {
+                return Err(SetError::Conflict { function, request });
+            }
             let mut asked = self
                 .items
                 .iter()

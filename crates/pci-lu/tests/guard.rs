@@ -135,7 +135,14 @@ fn confirm(guard: &Guarded<&SimBus>) {
     let found = Survey::of(guard, HERE, guard.kind(HERE).unwrap()).unwrap();
     let found = found.settings();
     let on = |setting: Setting| Some(setting.to(found.get(setting)?));
-    let on = [Setting::Ats, Setting::Pri, Setting::Pasid].map(on);
+    let all = [
+        Setting::Ats,
+        Setting::AtsUnit,
+        Setting::Pri,
+        Setting::PriAllocation,
+        Setting::Pasid,
+    ];
+    let on = all.map(on);
     let on: Vec<_> = on.into_iter().flatten().collect();
     guard.set(HERE, &on).unwrap();
 }
@@ -583,6 +590,7 @@ fn the_kind_to_take_a_function_for() {
         let bus = live(kind);
         let expected = match kind {
             Kind::Endpoint => Kind::PeerEndpoint,
+            Kind::Physical => Kind::PeerPhysical,
             kind => kind,
         };
         assert_eq!(kind_of(&bus, HERE), Ok(expected));
@@ -631,4 +639,74 @@ fn a_driver_adds_and_never_takes_away() {
     refused("Command: Bus Master", guard.write_u16(HERE, 0x04, 0));
     guard.finish(HERE).unwrap();
     guard.write_u16(HERE, 0xf8, 0x0100).unwrap();
+}
+
+/// A pointer that leads to ones or zeros ends the extended list in the middle: what it would have
+/// named is not known, so the function is refused.
+#[test]
+fn a_list_with_a_hole_is_not_complete() {
+    for hole in [0, u32::MAX] {
+        let bus = live(Kind::PeerEndpoint);
+        let offset = cap(&bus, HERE, ATS);
+        bus.poke(HERE, at(offset, Width::U32), hole);
+        // ATS is on, which an endpoint must not have.
+        let prepared = Guarded::new(&bus).prepare(HERE, Kind::Endpoint);
+        let function = HERE;
+        let unreadable = FieldError::Unreadable { function, offset };
+        assert_eq!(prepared, Err(GuardError::Field(unreadable)));
+    }
+}
+
+/// "ATS on" says nothing about the unit, and "PRI on" nothing about how many requests are out.
+#[test]
+fn t12_the_unit_and_the_allocation_are_confirmed_too() {
+    let bus = live(Kind::PeerEndpoint);
+    let guard = guarded(&bus, Kind::PeerEndpoint, State::Updated);
+    let on = [Setting::Ats, Setting::Pri, Setting::Pasid].map(|setting| setting.to(1));
+    guard.set(HERE, &on).unwrap();
+    for (field, request) in [
+        (
+            "ATS Control: Smallest Translation Unit",
+            Setting::AtsUnit.to(1),
+        ),
+        (
+            "Outstanding Page Request Allocation",
+            Setting::PriAllocation.to(16),
+        ),
+    ] {
+        let function = HERE;
+        assert_eq!(
+            guard.finish(HERE),
+            Err(GuardError::Unconfirmed { function, field })
+        );
+        guard.set(HERE, &[request]).unwrap();
+    }
+    guard.finish(HERE).unwrap();
+}
+
+/// A capability that starts inside another's fixed part would take its fields off the guard.
+#[test]
+fn capabilities_that_overlap_are_refused() {
+    let bus = SimBus::new();
+    bus.add(
+        HERE,
+        SimFunction::endpoint(1, 2).with_pm(true).with_express(0),
+    );
+    let exp = cap(&bus, HERE, EXP);
+    let mut last = 0x34;
+    loop {
+        let next = bus.peek(HERE, at(last, Width::U8)) as u16;
+        if next == 0 {
+            break;
+        }
+        last = next + 1;
+    }
+    Guarded::new(&bus).prepare(HERE, Kind::Endpoint).unwrap();
+    // The last one points at Device Control, whose low byte is a number then.
+    bus.poke(HERE, at(last, Width::U8), u32::from(exp) + 8);
+    bus.write_u16(HERE, exp + 8, 0x0009).unwrap();
+    let (function, offset) = (HERE, exp + 8);
+    let overlap = GuardError::Field(FieldError::Unreadable { function, offset });
+    let prepared = Guarded::new(&bus).prepare(HERE, Kind::Endpoint);
+    assert_eq!(prepared, Err(overlap));
 }

@@ -90,7 +90,7 @@ proptest! {
                     }
                     Step::Unpreserve(n) => {
                         let function = WANTED[n];
-                        let undone = old.unpreserve(tracker, &find(&devices), function);
+                        let undone = old.unpreserve(tracker, function);
                         assert_eq!(undone.is_ok(), asked.remove(&function));
                     }
                     Step::FreezeAndCancel => freeze(outgoing, luo).unwrap(),
@@ -131,7 +131,7 @@ proptest! {
             } else {
                 Err(UpdateError::NotIncoming { function })
             };
-            let found = updated.finish(&find(&devices), function).map(drop);
+            let found = updated.finish(function).map(drop);
             prop_assert_eq!(found, expected);
             let now = counts(&devices, &left);
             prop_assert_eq!(registry.incoming_count(), now.len());

@@ -339,7 +339,7 @@ fn t22_what_is_known_of_functions_comes_back_or_is_refused() {
         .map(|n| {
             (
                 Sbdf::from_bdf(u32::from(n) / 100, n),
-                facts(Kind::ALL[usize::from(n) % 4]),
+                facts(Kind::ALL[usize::from(n) % Kind::ALL.len()]),
             )
         })
         .collect();
@@ -353,9 +353,10 @@ fn t22_what_is_known_of_functions_comes_back_or_is_refused() {
         Kind::PeerEndpoint,
         Kind::Bridge,
         Kind::Physical,
+        Kind::PeerPhysical,
     ];
     let numbers = kinds.map(|kind| facts(kind).ser(at(0, 0)).kind);
-    assert_eq!(numbers, [0, 1, 2, 3]);
+    assert_eq!(numbers, [0, 1, 2, 3, 4]);
     assert_eq!(written(0, &[]), Ok(Some(Vec::new())));
     assert_eq!(read_functions(|_| Vec::new()), Ok(None));
     // Not written, or another number than there are.
@@ -376,7 +377,7 @@ fn t22_what_is_known_of_functions_comes_back_or_is_refused() {
     let unsorted = with(|sers| sers.swap(0, 1));
     assert_eq!(unsorted, RecordError::Unsorted { function: zero });
     for change in [
-        (|sers| sers[1].kind = 4) as fn(&mut Vec<FunctionSer>),
+        (|sers| sers[1].kind = 5) as fn(&mut Vec<FunctionSer>),
         |sers| sers[1].flags = 2 | SIZES_KNOWN,
         |sers| sers[1].flags = 0,
         |sers| sers[1].bars[5] = 64,

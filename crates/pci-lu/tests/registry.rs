@@ -20,6 +20,7 @@ use kho_abi::pci::{functions, v1, v2};
 use kho_core::OutgoingError;
 use kho_core::outgoing::luo::{Flb, Luo};
 use kho_core::outgoing::{Outgoing, Participant};
+use kho_hal::sim::pci::SimFunction;
 use kho_hal::sim::{Faulty, FrozenSim, SimMemory};
 use kho_hal::{PciConfigAccess, PhysAddr, PhysMem, Sbdf, Width};
 use kho_pci_lu::{
@@ -62,7 +63,7 @@ fn t15_a_bridge_is_protected_while_anything_below_it_is() {
     }
     let updated = received.verify(&find(&devices)).unwrap();
     let guarded = |function| registry.config().write_u16(function, 4, 0x402).is_err();
-    let finish = |function| updated.finish(&find(&devices), function);
+    let finish = |function| updated.finish(function);
     // Depended devices are protected exactly like requested ones, and not finished for themselves.
     for bridge in [ROOT, UP, DOWN[0], DOWN[1]] {
         let depended = Err(UpdateError::Depended { function: bridge });
@@ -85,7 +86,7 @@ fn t15_a_bridge_is_protected_while_anything_below_it_is() {
     let refused = updated.close().unwrap_err();
     let left = UpdateError::NotFinished { function: ROOT };
     assert_eq!(refused.error, left);
-    let _ = refused.state.finish(&find(&devices), NVME[1]).unwrap();
+    let _ = refused.state.finish(NVME[1]).unwrap();
     assert_eq!(registry.incoming_count(), 0);
     assert!(!guarded(ROOT) && !guarded(UP));
     refused.state.close().unwrap();
@@ -97,7 +98,7 @@ fn t15_a_bridge_with_a_driver_of_its_own() {
     let (bus, devices) = machine();
     let functions = [UP, NVME[0]];
     let (registry, updated, _) = update(bus, bus, &devices, &functions);
-    let finish = |function| updated.finish(&find(&devices), function).map(drop);
+    let finish = |function| updated.finish(function).map(drop);
     assert_eq!(registry.incoming_count(), 4);
     updated.retrieve(UP).unwrap();
     finish(UP).unwrap();
@@ -117,9 +118,7 @@ fn t15_virtual_functions_and_their_physical_one() {
         let preserve = |vf| registry.preserve(tracker, &find(&devices), vf).unwrap();
         preserve(VF[0]);
         preserve(VF[2]);
-        registry
-            .unpreserve(tracker, &find(&devices), VF[0])
-            .unwrap();
+        registry.unpreserve(tracker, VF[0]).unwrap();
         preserve(VF[1]);
         assert_eq!(registry.outgoing_count(), 3);
         assert_eq!(registry.freeze_order(), [VF[2], VF[1], PF], "VF before PF");
@@ -144,7 +143,7 @@ fn every_refusal_has_its_name() {
             Err(PreserveError::Unknown { function })
         );
         assert_eq!(
-            registry.unpreserve(tracker, &find(&devices), NVME[0]),
+            registry.unpreserve(tracker, NVME[0]),
             Err(PreserveError::Unknown { function: NVME[0] })
         );
         preserve(&devices, NVME[0]).unwrap();
@@ -154,7 +153,7 @@ fn every_refusal_has_its_name() {
             Err(PreserveError::Busy { function })
         );
         assert_eq!(
-            registry.unpreserve(tracker, &find(&devices), ROOT),
+            registry.unpreserve(tracker, ROOT),
             Err(PreserveError::Unknown { function: ROOT }),
             "it was not asked for itself"
         );
@@ -196,7 +195,7 @@ fn every_refusal_has_its_name() {
             Err(PreserveError::Frozen)
         );
         assert_eq!(
-            registry.unpreserve(tracker, &find(&devices), NVME[0]),
+            registry.unpreserve(tracker, NVME[0]),
             Err(PreserveError::Frozen)
         );
     });
@@ -262,9 +261,7 @@ fn t18_each_function_of_a_path_fails() {
             assert_eq!(registry.refused(), None);
             assert_eq!(look(&registry, &devices), before);
             for nvme in NVME {
-                registry
-                    .unpreserve(outgoing.tracker(), &find(&devices), nvme)
-                    .unwrap();
+                registry.unpreserve(outgoing.tracker(), nvme).unwrap();
             }
             assert_eq!(registry.outgoing_count(), 0);
             assert!(
@@ -317,16 +314,14 @@ fn every_step(form: OutgoingForm, shared: bool) {
             assert_eq!(look(&registry, &devices), before, "after failure {n}");
         }
         faults.fail_at(None);
-        registry
-            .unpreserve(outgoing.tracker(), &find, NVME[0])
-            .unwrap();
+        registry.unpreserve(outgoing.tracker(), NVME[0]).unwrap();
         for n in 0.. {
             flaky.fail_at(Some(n));
             match registry.preserve(outgoing.tracker(), &find, NVME[0]) {
                 Ok(()) if !flaky.fired() => break,
                 // Nothing depended on it: a Status that cannot be read is taken to promise a list.
                 Ok(()) => {
-                    let undone = registry.unpreserve(outgoing.tracker(), &find, NVME[0]);
+                    let undone = registry.unpreserve(outgoing.tracker(), NVME[0]);
                     undone.unwrap();
                 }
                 Err(error) => assert!(matches!(error, PreserveError::Guard(_)), "{error}"),
@@ -429,9 +424,7 @@ fn t19_preserve_and_unpreserve_are_refused_after_the_freeze() {
         registry
             .preserve(outgoing.tracker(), &find(&devices), VF[0])
             .unwrap();
-        registry
-            .unpreserve(outgoing.tracker(), &find(&devices), VF[0])
-            .unwrap();
+        registry.unpreserve(outgoing.tracker(), VF[0]).unwrap();
         jump(outgoing, luo);
         for function in [NVME[0], NVME[1]] {
             let tracker = outgoing.tracker();
@@ -440,7 +433,7 @@ fn t19_preserve_and_unpreserve_are_refused_after_the_freeze() {
                 Err(PreserveError::Frozen)
             );
             assert_eq!(
-                registry.unpreserve(tracker, &find(&devices), function),
+                registry.unpreserve(tracker, function),
                 Err(PreserveError::Frozen)
             );
         }
@@ -566,9 +559,7 @@ fn t18_undoing_with_memory_that_fails() {
                 registry.preserve(tracker, &find(&devices), nvme).unwrap();
             }
             faults.fail_at(Some(n));
-            registry
-                .unpreserve(tracker, &find(&devices), NVME[1])
-                .unwrap();
+            registry.unpreserve(tracker, NVME[1]).unwrap();
             faults.fail_at(None);
             assert_eq!(registry.outgoing_count(), 4);
             jump(outgoing, luo)
@@ -675,7 +666,7 @@ fn bridges_above_a_record_of_the_first_form() {
     assert_eq!(registry.incoming_count(), 6);
     let updated = received.verify(&find(&devices)).unwrap();
     let guarded = |function| registry.config().write_u16(function, 4, 0x402).is_err();
-    let finish = |function| updated.finish(&find(&devices), function).map(drop);
+    let finish = |function| updated.finish(function).map(drop);
     assert_eq!(finish(UP), Err(UpdateError::Depended { function: UP }));
     finish(NVME[1]).unwrap();
     assert_eq!(
@@ -720,7 +711,7 @@ fn a_bridge_in_a_record_of_the_first_form() {
     let received = receive(&mut memory, boot, &registry);
     Boot::run(&registry).unwrap();
     let updated = received.verify(&find(&devices)).unwrap();
-    let finish = |function| updated.finish(&find(&devices), function).map(drop);
+    let finish = |function| updated.finish(function).map(drop);
     for function in [UP, DOWN[1], NVME[1]] {
         finish(function).unwrap();
     }
@@ -756,11 +747,11 @@ fn a_way_to_the_root_has_an_end() {
         let (bus, _) = machine();
         let function = Sbdf::from_bdf(0, 0);
         let expected = match fits {
-            true => PreserveError::Unknown { function },
+            true => PreserveError::NoFile,
             false => PreserveError::Path { function },
         };
-        let undone = Registry::new(bus).unpreserve(&tracker, &topology, function);
-        assert_eq!(undone, Err(expected), "{bridges}");
+        let result = Registry::new(bus).preserve(&tracker, &topology, function);
+        assert_eq!(result, Err(expected), "{bridges}");
     }
 }
 
@@ -845,7 +836,7 @@ fn t22_a_record_that_does_not_fit_the_machine() {
     assert_eq!(refused.error, UpdateError::Path(unknown));
     assert_eq!(bus.writes(), writes, "no write");
     let updated = refused.state.verify(&find(&devices)).unwrap();
-    let stranger = updated.finish(&find(&devices), NVME[1]);
+    let stranger = updated.finish(NVME[1]);
     assert_eq!(
         stranger,
         Err(UpdateError::NotIncoming { function: NVME[1] })
@@ -897,8 +888,10 @@ fn after_a_linux() {
     let updated = received.verify(&find(&devices)).unwrap();
     assert_eq!(bus.writes(), writes);
     registry.config().init(NVME[0], &[]).unwrap();
-    let _ = updated.finish(&find(&devices), NVME[0]).unwrap();
+    let _ = updated.finish(NVME[0]).unwrap();
     updated.close().unwrap();
+    // It may be asked now, as on any boot.
+    assert_eq!(registry.bars(NVME[0]), Ok(devices[&NVME[0]].bars.unwrap()));
 }
 
 /// A count that no topology explains.
@@ -956,7 +949,7 @@ fn the_two_sides_of_a_function() {
             if let Some(updated) = updated.take() {
                 let updated: kho_pci_lu::Updated<Bus> = updated;
                 assert_eq!(registry.config().state(NVME[0]), State::Updated);
-                let finished = updated.finish(&find(&devices), NVME[0]);
+                let finished = updated.finish(NVME[0]);
                 assert_eq!(finished.unwrap().interrupts, []);
                 updated.close().unwrap();
                 assert_eq!(registry.config().state(NVME[0]), State::Prepared);
@@ -977,4 +970,280 @@ fn the_two_sides_of_a_function() {
         updated = Some(received.verify(&find(&devices)).unwrap());
         assert!(update < 3);
     }
+}
+
+/// A physical function that somebody asks for itself does DMA of its own, which is kept.
+#[test]
+fn a_physical_function_for_its_own_sake() {
+    let (bus, mut devices) = machine();
+    let memory = memory();
+    let registry = Registry::new(bus);
+    let off = || registry.config().write_u16(PF, 4, 0x400);
+    open(&memory, &registry, V2, |outgoing, luo, _| {
+        let refused = registry.preserve(outgoing.tracker(), &find(&devices), PF);
+        assert_eq!(refused, Err(PreserveError::Physical { function: PF }));
+        devices.get_mut(&PF).unwrap().kind = Kind::PeerPhysical;
+        let preserve = |f| registry.preserve(outgoing.tracker(), &find(&devices), f);
+        preserve(PF).unwrap();
+        preserve(VF[0]).unwrap();
+        jump(outgoing, luo);
+    });
+    assert!(off().is_err());
+    let sriov = pci::cap(bus, PF, pci::SRIOV);
+    assert!(registry.config().write_u16(PF, sriov + 8, 0).is_err());
+}
+
+/// Linux preserves physical functions and no virtual ones: one in its record does DMA itself.
+#[test]
+fn a_physical_function_after_a_linux() {
+    let (bus, mut devices) = machine();
+    let mut memory = memory();
+    let boot = from_linux(&memory, &[(PF, 1)]);
+    let registry = Registry::new(bus);
+    let received = receive(&mut memory, boot, &registry);
+    registry.set_up(PF).unwrap();
+    let updated = received.verify(&find(&devices)).unwrap();
+    let before = all_of(bus);
+    assert!(registry.config().write_u16(PF, 4, 0x400).is_err());
+    let sriov = pci::cap(bus, PF, pci::SRIOV);
+    assert!(registry.config().write_u16(PF, sriov + 8, 0).is_err());
+    assert_eq!(all_of(bus), before);
+    updated.retrieve(PF).unwrap();
+    // It stays guarded so while its virtual functions are preserved onward.
+    devices.get_mut(&PF).unwrap().kind = Kind::Physical;
+    let next = common::memory();
+    open(&next, &registry, V2, |outgoing, _, _| {
+        let preserved = registry.preserve(outgoing.tracker(), &find(&devices), VF[0]);
+        preserved.unwrap();
+        assert_eq!(registry.config().kind(PF), Some(Kind::PeerPhysical));
+    });
+}
+
+/// What the predecessor knew as a physical function without DMA of its own is nobody's to finish.
+#[test]
+fn t22_a_count_for_a_physical_function_without_dma() {
+    let (bus, devices) = machine();
+    let mut memory = memory();
+    let boot = hand_over(&memory, &Registry::new(bus), V2, &devices, &[VF[0]]);
+    let registry = Registry::new(bus);
+    let received = receive(&mut memory, boot, &registry);
+    for function in [PF, VF[0]] {
+        registry.set_up(function).unwrap();
+    }
+    let mut apart = devices.clone();
+    apart.get_mut(&VF[0]).unwrap().upstream = None;
+    apart.get_mut(&VF[0]).unwrap().is_virtual = false;
+    let refused = received.verify(&find(&apart)).unwrap_err();
+    assert_eq!(refused.error, UpdateError::Refcount { function: PF });
+}
+
+/// Preserved for itself, then with virtual functions on: it must be taken back first.
+#[test]
+fn the_kind_of_what_is_preserved_does_not_change() {
+    let (bus, mut devices) = machine();
+    let sriov = pci::cap(bus, PF, pci::SRIOV);
+    bus.write_u16(PF, sriov + 8, 0).unwrap();
+    devices.get_mut(&PF).unwrap().kind = Kind::PeerEndpoint;
+    let memory = memory();
+    let registry = Registry::new(bus);
+    open(&memory, &registry, V2, |outgoing, _, _| {
+        let preserve =
+            |devices: &Devices, f| registry.preserve(outgoing.tracker(), &find(devices), f);
+        preserve(&devices, PF).unwrap();
+        bus.write_u16(PF, sriov + 8, 9).unwrap();
+        bus.write_u16(VF[0], 4, 4).unwrap();
+        devices.get_mut(&PF).unwrap().kind = Kind::Physical;
+        let known = GuardError::Kind {
+            function: PF,
+            known: Kind::PeerEndpoint,
+        };
+        assert_eq!(preserve(&devices, VF[0]), Err(known.into()));
+        assert_eq!(registry.outgoing_count(), 1);
+    });
+}
+
+/// After a Linux an endpoint is taken for one with peers; its driver, who knows better, preserves it
+/// onward all the same. It stays as guarded as it was.
+#[test]
+fn an_endpoint_goes_on_after_a_linux() {
+    let (bus, devices) = machine();
+    let mut memory = memory();
+    let boot = from_linux(&memory, &[(OTHER, 1)]);
+    let registry = Registry::new(bus);
+    let received = receive(&mut memory, boot, &registry);
+    registry.set_up(OTHER).unwrap();
+    let _updated = received.verify(&find(&devices)).unwrap();
+    let next = common::memory();
+    open(&next, &registry, V2, |outgoing, luo, _| {
+        let preserved = registry.preserve(outgoing.tracker(), &find(&devices), OTHER);
+        preserved.unwrap();
+        jump(outgoing, luo);
+    });
+    assert_eq!(registry.config().kind(OTHER), Some(Kind::PeerEndpoint));
+    assert!(registry.config().write_u32(OTHER, 0x18, 0).is_err());
+}
+
+/// The first form has no function with SR-IOV, also where its virtual functions are off.
+#[test]
+fn the_first_form_and_a_physical_function_without_virtual_ones() {
+    let (bus, mut devices) = machine();
+    let sriov = pci::cap(bus, PF, pci::SRIOV);
+    bus.write_u16(PF, sriov + 8, 0).unwrap();
+    devices.get_mut(&PF).unwrap().kind = Kind::PeerEndpoint;
+    let memory = memory();
+    let registry = Registry::new(bus);
+    open(
+        &memory,
+        &registry,
+        OutgoingForm::V1 { capacity: 4 },
+        |outgoing, _, _| {
+            let refused = registry.preserve(outgoing.tracker(), &find(&devices), PF);
+            assert_eq!(refused, Err(PreserveError::Sriov { function: PF }));
+        },
+    );
+}
+
+/// What is undone is what was done, also where enumeration says something else by then.
+#[test]
+fn a_topology_that_changes_while_functions_are_preserved() {
+    let (bus, mut devices) = machine();
+    let memory = memory();
+    let registry = Registry::new(bus);
+    open(&memory, &registry, V2, |outgoing, _, _| {
+        let tracker = outgoing.tracker();
+        for f in NVME {
+            registry.preserve(tracker, &find(&devices), f).unwrap();
+        }
+        let before = devices.clone();
+        devices.get_mut(&NVME[0]).unwrap().upstream = Some(DOWN[1]);
+        registry.unpreserve(tracker, NVME[0]).unwrap();
+        let counts = [DOWN[0], DOWN[1], NVME[1]].map(|f| registry.outgoing_refcount(f));
+        assert_eq!(counts, [0, 1, 1]);
+        // A bridge that would be above itself in two ways is refused whole.
+        devices = before;
+        devices.get_mut(&DOWN[1]).unwrap().upstream = None;
+        devices.get_mut(&NVME[0]).unwrap().upstream = Some(DOWN[1]);
+        let refused = registry.preserve(tracker, &find(&devices), NVME[0]);
+        assert_eq!(refused, Err(PreserveError::Path { function: DOWN[1] }));
+        assert_eq!(registry.outgoing_count(), 4);
+    });
+}
+
+/// The same at FINISH: the bridges above a function are those that were verified.
+#[test]
+fn t15_finish_walks_what_was_verified() {
+    let (bus, devices) = machine();
+    let (registry, updated, _) = update(bus, bus, &devices, &NVME);
+    let _ = updated.finish(NVME[0]).unwrap();
+    let guarded = [DOWN[0], DOWN[1], NVME[1], UP].map(|f| registry.config().is_guarded(f));
+    assert_eq!(guarded, [false, true, true, true]);
+}
+
+/// Enumeration has the sizes of BARs from the registry, also when it is asked by it.
+#[test]
+fn a_topology_that_asks_the_registry() {
+    let (bus, devices) = machine();
+    let mut memory = memory();
+    let boot = hand_over(&memory, &Registry::new(bus), V2, &devices, &[NVME[0]]);
+    let registry = Registry::new(bus);
+    let received = receive(&mut memory, boot, &registry);
+    Boot::run(&registry).unwrap();
+    let asked = std::cell::Cell::new(0);
+    let topology = |function: Sbdf| {
+        let device = devices.get(&function).copied()?;
+        asked.set(asked.get() + usize::from(registry.is_incoming(function)));
+        let bars = registry.bars(function).ok();
+        Some(kho_pci_lu::Device { bars, ..device })
+    };
+    let _updated = received.verify(&topology).unwrap();
+    assert!(asked.get() >= 4);
+}
+
+/// After the end of an update of the first form a bridge that appears is as on any boot, whatever bus
+/// numbers it gets.
+#[test]
+fn a_bridge_that_comes_after_a_record_of_the_first_form() {
+    let (bus, devices) = machine();
+    let mut memory = memory();
+    let form = OutgoingForm::V1 { capacity: 4 };
+    let boot = hand_over(&memory, &Registry::new(bus), form, &devices, &[NVME[0]]);
+    let registry = Registry::new(bus);
+    let received = receive(&mut memory, boot, &registry);
+    Boot::run(&registry).unwrap();
+    let updated = received.verify(&find(&devices)).unwrap();
+    for (end, place) in [(false, 0x0040), (true, 0x0048)] {
+        if end {
+            let _ = updated.finish(NVME[0]).unwrap();
+            assert_eq!(registry.incoming_count(), 0);
+        }
+        let before = registry.incoming_count();
+        let port = Sbdf::from_bdf(0, place);
+        let function = SimFunction::bridge(0x1b36, 0xc, 3, 3).with_pm(true);
+        bus.add(port, function.with_express(4));
+        assert_eq!(registry.set_up(port), Ok(false));
+        assert_eq!(registry.incoming_count(), before);
+        assert!(!registry.config().is_guarded(port));
+    }
+    updated.close().unwrap();
+}
+
+/// A bridge that was preserved and is not set up keeps its numbers, whatever they are.
+#[test]
+fn t08_bus_numbers_of_a_bridge_that_is_not_set_up() {
+    let (bus, _) = machine();
+    let mut memory = memory();
+    let boot = from_linux(&memory, &[(ROOT, 1)]);
+    let registry = Registry::new(bus);
+    let _received = receive(&mut memory, boot, &registry);
+    bus.poke(ROOT, pci::at(0x18, Width::U32), 0x0001_0400);
+    let before = all_of(bus);
+    let numbers = registry.bus_numbers(ROOT, 1..=255);
+    assert_eq!(numbers, Ok(kho_pci_lu::BusNumbers::Closed));
+    assert_eq!(all_of(bus), before);
+}
+
+/// Facts that lack a function of the record are not those of the record.
+#[test]
+fn t22_facts_that_lack_a_function() {
+    let (bus, _) = machine();
+    let mut memory = memory();
+    let boot = common::hand_over(&memory, |tracker| {
+        let (header, _) = tracker.alloc_preserved(4096).unwrap();
+        let (block, _) = tracker.alloc_preserved(4096).unwrap();
+        let (facts, _) = tracker.alloc_preserved(4096).unwrap();
+        let slot = v2::PciDevSer {
+            domain: 0.into(),
+            bdf: OTHER.bdf().into(),
+            refcount: 1.into(),
+        };
+        let words = [1u64 << 32 | 2, block.as_u64()];
+        let bytes = [[0u64, 1].as_bytes(), slot.as_bytes()].concat();
+        let mem = tracker.mem();
+        mem.write(header, words.as_bytes()).unwrap();
+        mem.write(block, &bytes).unwrap();
+        mem.write(facts, [0u64, 0].as_bytes()).unwrap();
+        let objects = [(v2::NAME, header), (functions::NAME, facts)];
+        objects.map(|(name, at)| (name, at.as_u64())).to_vec()
+    });
+    let frozen = memory.freeze();
+    let incoming = common::check(&frozen, boot);
+    let mut workspace = [0; 4096];
+    let known = Functions::read(&incoming, &mut workspace).unwrap();
+    let record = Record::read(&incoming, &mut workspace).unwrap().unwrap();
+    let registry = Registry::new(bus);
+    let refused = registry.receive(&record, known.as_ref()).map(drop);
+    assert_eq!(refused, Err(UpdateError::NotKnown { function: OTHER }));
+    assert_eq!(registry.incoming_count(), 0);
+}
+
+/// One registry is in one handover: a second object of it is refused.
+#[test]
+fn the_facts_are_registered_once() {
+    let memory = memory();
+    let alloc = common::alloc(&memory);
+    let tracker = kho_core::Tracker::new(&memory, &alloc, common::PAGE, &[]).unwrap();
+    let registry = Registry::new(machine().0);
+    let (mut first, mut second) = (registry.facts_object(), registry.facts_object());
+    first.preserve(&tracker).unwrap();
+    assert_eq!(second.preserve(&tracker), Err(OutgoingError::Exists));
 }

@@ -70,7 +70,7 @@ fn whole_update(count: u16, form: OutgoingForm) -> Counted {
             measured(&|| preserve(function));
         }
         for &function in functions.iter().step_by(2) {
-            measured(&|| registry.unpreserve(tracker, &topology, function).unwrap());
+            measured(&|| registry.unpreserve(tracker, function).unwrap());
         }
         for &function in functions.iter().step_by(2) {
             measured(&|| preserve(function));
@@ -95,7 +95,7 @@ fn whole_update(count: u16, form: OutgoingForm) -> Counted {
     let updated = received.verify(&topology).unwrap();
     for &function in &functions {
         updated.own_interrupts(function).unwrap();
-        let finished = updated.finish(&topology, function).unwrap();
+        let finished = updated.finish(function).unwrap();
         assert_eq!(finished.interrupts, [function]);
     }
     assert_eq!(registry.incoming_count(), 0);

@@ -79,7 +79,7 @@ fn bug_02_the_window_is_from_freeze_to_finish_in_both_programs() {
     Boot::run(&registry).unwrap();
     let updated = received.verify(&find(&devices)).unwrap();
     assert!(refused(off_and_on(&registry)));
-    let _ = updated.finish(&find(&devices), NVME[0]).unwrap();
+    let _ = updated.finish(NVME[0]).unwrap();
     off_and_on(&registry).unwrap();
 }
 
@@ -205,7 +205,7 @@ fn bug_09_virtual_functions_go_on_both_sides_or_on_none() {
     assert!(matches!(refused, Err(SetError::Kept { .. })));
     assert_eq!(registry.config().init(PF, &[]).unwrap(), boot.settings[&PF]);
     assert!(bus.functions().contains(&VF[0]));
-    let _ = updated.finish(&find(&devices), VF[0]).unwrap();
+    let _ = updated.finish(VF[0]).unwrap();
     let settings = registry.config().set(PF, &off).unwrap();
     assert_eq!(
         [Setting::VfEnable, Setting::NumVfs].map(|s| settings.get(s)),
@@ -389,7 +389,7 @@ fn bug_16_a_failed_freeze_leaves_nothing_behind() {
         assert_eq!(faults.calls() - calls, 2 * first);
         for nvme in NVME {
             let tracker = outgoing.tracker();
-            registry.unpreserve(tracker, &find(&devices), nvme).unwrap();
+            registry.unpreserve(tracker, nvme).unwrap();
         }
         assert_eq!(registry.outgoing_count(), 0);
         for &function in devices.keys() {

@@ -355,3 +355,189 @@ fn the_guarded_writes_of_the_series() {
     let all = (1..=74).filter(|number| !without.contains(number));
     assert!(numbers.into_iter().eq(all));
 }
+
+/// The register map of the policy, column by column (E0, E1, BR, PF), written down once more by hand:
+/// whoever changes a class of the table must change it here, too.
+#[test]
+fn t01_the_register_map() {
+    let std = |id| Place::Cap(CapId::Standard(id));
+    let ext = |id| Place::Cap(CapId::Extended(id));
+    let (h, t0, t1) = (Place::Header, Place::Type0, Place::Type1);
+    let exp = std(0x10);
+    let map: &[(Place, u16, u32, &str)] = &[
+        (h, 0x04, 1, "CCCC"),
+        (h, 0x04, 2, "CPPC"),
+        (h, 0x04, 4, "PPPC"),
+        (h, 0x04, 0x3f0, "CCCC"),
+        (h, 0x04, 0x400, "CCCC"),
+        (h, 0x06, 0xf900, "CCCC"),
+        (h, 0x0c, 0xffff, "CCCC"),
+        (h, 0x3c, 0xff, "CCCC"),
+        (h, 0x0f, 0x40, "XXXX"),
+        (t0, 0x10, !0, "CP-C"),
+        (t0, 0x24, !0, "CP-C"),
+        (t0, 0x30, !0, "CC-C"),
+        (t1, 0x10, !0, "--C-"),
+        (t1, 0x14, !0, "--C-"),
+        (t1, 0x38, !0, "--C-"),
+        (t1, 0x18, 0xff_ffff, "--P-"),
+        (t1, 0x1c, 0xffff, "--C-"),
+        (t1, 0x30, !0, "--C-"),
+        (t1, 0x20, !0, "--P-"),
+        (t1, 0x24, !0, "--P-"),
+        (t1, 0x28, !0, "--P-"),
+        (t1, 0x2c, !0, "--P-"),
+        (t1, 0x1e, 0xf900, "--C-"),
+        (t1, 0x3e, 0x2f, "--C-"),
+        (t1, 0x3e, 0x40, "--X-"),
+        (std(1), 4, 3, "PPPP"),
+        (std(1), 4, 0x8100, "CCCC"),
+        (std(5), 2, 0x71, "CCCC"),
+        (std(5), 4, !0, "CCCC"),
+        (std(5), 0x14, !0, "CCCC"),
+        (std(0x11), 2, 0xc000, "CCCC"),
+        (exp, 8, 0xf, "CCCC"),
+        (exp, 8, 0x810, "CCCC"),
+        (exp, 8, 0xe0, "PPPP"),
+        (exp, 8, 0x300, "PPPP"),
+        (exp, 8, 0x400, "CCCC"),
+        (exp, 8, 0x7000, "DDCP"),
+        (exp, 8, 0x8000, "XXCX"),
+        (exp, 0x0a, 0xf, "CCCC"),
+        (exp, 0x10, 3, "CCCC"),
+        (exp, 0x10, 8, "AAAA"),
+        (exp, 0x10, 0x30, "--X-"),
+        (exp, 0x10, 0x140, "AAAA"),
+        (exp, 0x10, 0xc00, "--C-"),
+        (exp, 0x12, 0xc000, "--C-"),
+        (exp, 0x30, 0xf, "AAAA"),
+        (exp, 0x18, 0xc00, "--X-"),
+        (exp, 0x18, 0x3ff, "--C-"),
+        (exp, 0x1a, 0x11f, "--C-"),
+        (exp, 0x1c, 0x1f, "--C-"),
+        (exp, 0x20, 0x1_0000, "--C-"),
+        (exp, 0x28, 0x1f, "CCCC"),
+        (exp, 0x28, 0x20, "--P-"),
+        (exp, 0x28, 0xc0, "DPPP"),
+        (exp, 0x28, 0x6300, "CCCC"),
+        (exp, 0x28, 0x400, "CCCC"),
+        (exp, 0x28, 0x1000, "PPPP"),
+        (ext(0x18), 4, !0, "CCCC"),
+        (ext(0xf), 6, 0x8000, "CP-C"),
+        (ext(0xf), 6, 0x1f, "CP-P"),
+        (ext(0x13), 4, 1, "CP-P"),
+        (ext(0x13), 4, 2, "XX-X"),
+        (ext(0x13), 6, 3, "CC-C"),
+        (ext(0x13), 0xc, !0, "CP-P"),
+        (ext(0x1b), 6, 7, "CP-P"),
+        (ext(0xd), 6, 0xffff, "PPPP"),
+        (ext(0xd), 8, !0, "PPPP"),
+        (ext(0xe), 6, 0x73, "CP-P"),
+        (ext(0x10), 8, 0x19, "CC-P"),
+        (ext(0x10), 8, 6, "CC-C"),
+        (ext(0x10), 0x10, 0xffff, "CC-P"),
+        (ext(0x10), 0x20, !0, "CC-P"),
+        (ext(0x10), 0x24, !0, "CC-P"),
+        (ext(0x10), 0x38, !0, "CC-P"),
+        (ext(1), 4, !0, "CCCC"),
+        (ext(1), 0x10, !0, "CCCC"),
+        (ext(1), 8, !0, "CCCC"),
+        (ext(1), 0xc, !0, "CCCC"),
+        (ext(1), 0x14, !0, "CCCC"),
+        (ext(1), 0x18, 0x140, "CCCC"),
+        (ext(1), 0x2c, 7, "--C-"),
+        (ext(1), 0x30, 0x7f, "--C-"),
+        (ext(0x1d), 6, 0x3f, "--C-"),
+        (ext(0x1d), 6, 0x40, "--X-"),
+        (ext(0x1d), 8, 0xffff, "--C-"),
+        (ext(0x1e), 8, !0, "CCCC"),
+        (ext(0x1e), 0xc, !0, "CCCC"),
+        (ext(0x15), 8, 0x1f00, "CPCP"),
+        (ext(0x24), 8, 0x1f00, "CPCP"),
+        (ext(2), 0xc, 0xe, "AAAA"),
+        (ext(2), 0xc, 1, "XXXX"),
+        (ext(2), 0x14, 0x1_0000, "XXXX"),
+        (ext(2), 0x14, 0x8700_00ff, "AAAA"),
+        (ext(0x1f), 8, 0xff03, "DDAD"),
+        (ext(0x17), 8, 0x307, "DD-D"),
+        (ext(0x17), 0xc, 0xffff, "DD-D"),
+        (std(0x13), 4, 1, "XXXX"),
+        (std(7), 2, 0xffff, "CCCC"),
+        (std(3), 2, 0xffff, "CCCC"),
+        (ext(0x2e), 8, !0, "DDDD"),
+        (ext(0x30), 8, !0, "PPPP"),
+        (
+            Place::Dvsec {
+                vendor: 0x1e98,
+                id: 0,
+            },
+            0x0c,
+            0xffff,
+            "PPPP",
+        ),
+    ];
+    let mut wrong = Vec::new();
+    for &(place, first, mask, classes) in map {
+        let mask = u64::from(mask) << (8 * (first & 3));
+        let mut left = mask as u32;
+        for row in TABLE_OF_FIELDS
+            .iter()
+            .filter(|b| b.place == place)
+            .flat_map(|b| b.rows)
+        {
+            let count = match row.repeat {
+                Repeat::Dwords(n) => n,
+                Repeat::Streams { .. } => continue,
+                _ => 1,
+            };
+            let at = (0..count)
+                .map(|n| row.first + 4 * n)
+                .find(|at| at & !3 == first & !3);
+            let bits = at.map_or(0, |at| row.bits << (8 * (at & 3)));
+            if bits & mask as u32 == 0 {
+                continue;
+            }
+            left &= !bits;
+            let found: String = Kind::ALL[..4]
+                .iter()
+                .map(|&kind| match row.class(kind) {
+                    Class::Preserve => 'P',
+                    Class::Action => 'X',
+                    Class::Adopt => 'A',
+                    Class::Cold => 'C',
+                    Class::Driver => 'D',
+                    Class::Read => 'R',
+                    Class::Absent => '-',
+                })
+                .collect();
+            if found != classes {
+                wrong.push(format!("{}: {found}, policy {classes}", row.field));
+            }
+        }
+        if left != 0 {
+            wrong.push(format!(
+                "{place:?} +{first:#x}: bits {left:#x} have no row, policy {classes}"
+            ));
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+/// A function that is two kinds at once has the stricter class of each.
+#[test]
+fn a_function_of_two_kinds_has_the_stricter_class() {
+    for row in TABLE_OF_FIELDS.iter().flat_map(|block| block.rows) {
+        let guarded = |kind| matches!(row.class(kind), Class::Preserve | Class::Action);
+        let either = guarded(Kind::PeerEndpoint) || guarded(Kind::Physical);
+        assert_eq!(guarded(Kind::PeerPhysical), either, "{}", row.field);
+        for kind in Kind::ALL.into_iter().filter(|&kind| guarded(kind)) {
+            for stricter in Kind::ALL.into_iter().filter(|k| k.covers(kind)) {
+                assert!(
+                    guarded(stricter),
+                    "{}: {stricter:?} covers {kind:?}",
+                    row.field
+                );
+            }
+        }
+    }
+}

@@ -19,16 +19,19 @@ mod pci;
 use std::collections::BTreeSet;
 
 use flaky::Flaky;
+use kho_abi::pci::{functions, v2};
+use kho_hal::sim::SimMemory;
 use kho_hal::sim::pci::{Record, SimBus, SimFunction};
 use kho_hal::walk::CapId;
-use kho_hal::{PciConfigAccess, PciError, Sbdf, Width};
+use kho_hal::{PciConfigAccess, PciError, PhysMem, Sbdf, Width};
 use kho_pci_lu::{
-    BarError, Bars, BusNumbers, GuardError, Guarded, Kind, OutgoingForm, Registry, SetError,
-    Setting, State, UpdateError,
+    BarError, Bars, BusNumbers, Facts, GuardError, Guarded, Kind, OutgoingForm, PreserveError,
+    Registry, SetError, Setting, State, UpdateError,
 };
 use machine::*;
 use oracle::Oracle;
 use proptest::prelude::*;
+use zerocopy::IntoBytes;
 
 const V2: OutgoingForm = OutgoingForm::V2;
 
@@ -60,7 +63,7 @@ fn finish_all(
         if devices[&function].kind == Kind::PeerEndpoint {
             registry.config().set(function, &PEER).unwrap();
         }
-        let _ = updated.finish(&find(devices), function).unwrap();
+        let _ = updated.finish(function).unwrap();
     }
     updated.close().unwrap();
 }
@@ -150,16 +153,51 @@ fn t07_sizes_come_from_the_record() {
     assert_eq!(boot.bars[&OTHER], devices[&OTHER].bars.unwrap());
 }
 
+/// A record of one function, and facts with these sizes beside it.
+fn with_sizes(
+    memory: &SimMemory,
+    bus: Bus,
+    function: Sbdf,
+    bars: Option<Bars>,
+) -> kho_core::BootData {
+    let facts = Facts {
+        kind: Kind::PeerEndpoint,
+        identity: bus.read_u32(function, 0).unwrap(),
+        class: bus.read_u32(function, 8).unwrap(),
+        bars,
+    };
+    let known = facts.ser(function);
+    let entry = v2::PciDevSer {
+        domain: 0.into(),
+        bdf: function.bdf().into(),
+        refcount: 1.into(),
+    };
+    common::hand_over(memory, |tracker| {
+        let object = |name, first: u64, entry: &[u8]| {
+            let [header, block] = [0; 2].map(|_| tracker.alloc_preserved(4096).unwrap().0);
+            let words = [first, block.as_u64()];
+            tracker.mem().write(header, words.as_bytes()).unwrap();
+            let block_of_one = [[0u64, 1].as_bytes(), entry].concat();
+            tracker.mem().write(block, &block_of_one).unwrap();
+            (name, header.as_u64())
+        };
+        vec![
+            object(v2::NAME, 1 << 32 | 2, entry.as_bytes()),
+            object(functions::NAME, 1, known.as_bytes()),
+        ]
+    })
+}
+
 #[test]
 fn t07_sizes_that_are_missing_or_wrong() {
     let size = |bars: Bars| Some(bars);
-    let right = machine().1[&NVME[0]].bars.unwrap();
+    let right = machine().1[&OTHER].bars.unwrap();
     let with = |change: fn(&mut Bars)| {
         let mut bars = right;
         change(&mut bars);
         size(bars)
     };
-    let function = NVME[0];
+    let function = OTHER;
     let misfit = |offset, log2| BarError::Misfit {
         function,
         offset,
@@ -187,16 +225,23 @@ fn t07_sizes_that_are_missing_or_wrong() {
         (with(|b| b.vf_bars[0] = 14), BarError::Unknown { function }),
     ] {
         let (bus, mut devices) = machine();
-        make_peer(bus, &mut devices, NVME[0]);
-        devices.get_mut(&NVME[0]).unwrap().bars = bars;
         let mut memory = common::memory();
-        let old = Registry::new(bus);
-        let boot = hand_over(&memory, &old, V2, &devices, &[NVME[0]]);
+        let boot = with_sizes(&memory, bus, function, bars);
         let registry = Registry::new(bus);
         let _received = receive(&mut memory, boot, &registry);
-        registry.set_up(NVME[0]).unwrap();
+        registry.set_up(function).unwrap();
         let writes = bus.writes();
-        assert_eq!(registry.bars(NVME[0]), Err(UpdateError::Bars(error)));
+        assert_eq!(registry.bars(function), Err(UpdateError::Bars(error)));
+        // Sizes that cannot be right are not handed over, either.
+        devices.get_mut(&function).unwrap().bars = bars;
+        let old = Registry::new(bus);
+        open(&common::memory(), &old, V2, |outgoing, luo, _| {
+            let tracker = outgoing.tracker();
+            old.preserve(tracker, &find(&devices), function).unwrap();
+            let frozen = freeze(outgoing, luo);
+            assert_eq!(frozen.is_err(), bars.is_some());
+        });
+        assert_eq!(old.refused(), bars.map(|_| error.into()));
         assert_eq!(bus.writes(), writes, "no invitation to ask");
     }
 }
@@ -398,7 +443,7 @@ proptest! {
             prop_assert!(boot.settings[&function].get(setting).is_some());
         }
         prop_assert_eq!(boot.settings[&PF].get(Setting::NumVfs), Some(vfs.into()));
-        let finished = updated.finish(&find(&devices), NVME[0]);
+        let finished = updated.finish(NVME[0]);
         prop_assert_eq!(finished.is_err(), translation, "translation waits to be confirmed");
         drop(registry);
     }
@@ -521,7 +566,7 @@ fn t12_target_states_of_translation() {
             field,
         }))
     };
-    let finish = || updated.finish(&find(&devices), function).map(drop);
+    let finish = || updated.finish(function).map(drop);
     assert_eq!(finish(), unconfirmed("ATS Control: Enable"));
     for (request, field, found) in [
         (Setting::Ats.to(0), "ATS Control: Enable", 1),
@@ -616,18 +661,13 @@ fn t13_interrupts_are_set_up_afresh() {
         updated.own_interrupts(owner).unwrap();
         updated.own_interrupts(owner).unwrap();
     }
-    let finish = |function| {
-        updated
-            .finish(&find(&devices), function)
-            .unwrap()
-            .interrupts
-    };
+    let finish = |function| updated.finish(function).unwrap().interrupts;
     assert_eq!(finish(VF[0]), [VF[0]]);
     assert_eq!(finish(function), [function, UP]);
     assert_eq!(finish(VF[2]), [PF], "nobody owns the other");
     let gone = UpdateError::NotIncoming { function };
     assert_eq!(updated.own_interrupts(function), Err(gone));
-    assert_eq!(updated.finish(&find(&devices), function), Err(gone));
+    assert_eq!(updated.finish(function), Err(gone));
     updated.close().unwrap();
 }
 
@@ -649,9 +689,7 @@ fn t13_no_interrupt_on_cancel() {
         let (): () = freeze(outgoing, luo).unwrap();
         for &function in &owned {
             let tracker = outgoing.tracker();
-            let (): () = registry
-                .unpreserve(tracker, &find(&devices), function)
-                .unwrap();
+            let (): () = registry.unpreserve(tracker, function).unwrap();
         }
         assert_eq!(bus.writes(), writes);
     });
@@ -700,9 +738,9 @@ fn t14_a_physical_function_with_live_virtual_ones() {
     // The number that is there is no change.
     set(Setting::NumVfs.to(4)).unwrap();
     // Before the last of its functions is finished, and after.
-    let _ = updated.finish(&find(&devices), VF[0]).unwrap();
+    let _ = updated.finish(VF[0]).unwrap();
     assert!(set(Setting::VfEnable.to(0)).is_err());
-    let _ = updated.finish(&find(&devices), VF[2]).unwrap();
+    let _ = updated.finish(VF[2]).unwrap();
     set(Setting::VfEnable.to(0)).unwrap();
     assert!(!bus.functions().contains(&VF[0]));
 }
@@ -739,11 +777,10 @@ fn t16_ari_forwarding_is_the_bridges() {
         // The child is finished, the bridge is not, because of another below it.
         finish_all(&registry, updated, &devices, &owned);
         assert_eq!(registry.config().state(ROOT), State::Normal);
-        // Adopted for life: a boot of the bridge keeps it, also after a reset; who asks, gets.
-        bus.poke(ROOT, pci::at(at, Width::U16), if on { 0 } else { 0x20 });
-        registry.config().init(ROOT, &[]).unwrap();
-        assert_eq!(ari(bus, ROOT) != 0, on);
+        // Adopted until FINISH: who asks, gets, and a boot does not put back what was.
         set(ROOT, other).unwrap();
+        assert_eq!(ari(bus, ROOT) != 0, !on);
+        registry.config().init(ROOT, &[]).unwrap();
         assert_eq!(ari(bus, ROOT) != 0, !on);
     }
 }
@@ -764,6 +801,47 @@ fn t02_acs_is_kept_for_life() {
         assert_eq!(acs(function), before, "{function}");
     }
     assert_eq!(acs(OTHER), 0x1d, "a cold boot turns on what is supported");
+}
+
+/// A life ends with the device: another one at its place is set up as on any boot, whether it is
+/// noticed by what it reads as or said to be gone.
+#[test]
+fn t02_another_device_has_another_life() {
+    let added = || {
+        SimFunction::endpoint(0x1234, 0x5678)
+            .with_bar32(0, 12)
+            .with_express(0)
+            .with_acs(0x5f)
+    };
+    let cold: Bus = Box::leak(Box::default());
+    cold.add(OTHER, added());
+    let expected = Registry::new(cold).config().init(OTHER, &[]).unwrap();
+    for same in [false, true] {
+        let (bus, devices) = machine();
+        let (registry, updated, _) = update(bus, bus, &devices, &[OTHER]);
+        registry.removed(OTHER);
+        assert!(registry.is_incoming(OTHER), "it is not finished");
+        let _ = updated.finish(OTHER).unwrap();
+        updated.close().unwrap();
+        assert!(registry.was_preserved(OTHER));
+        bus.set_present(OTHER, false);
+        if same {
+            bus.add(OTHER, pci::endpoint());
+            assert_eq!(registry.set_up(OTHER), Ok(false));
+            assert!(registry.was_preserved(OTHER), "it came back");
+            registry.removed(OTHER);
+            assert!(!registry.was_preserved(OTHER));
+            registry.config().init(OTHER, &[]).unwrap();
+            let acs = peek(bus, OTHER, pci::cap(bus, OTHER, pci::ACS) + 6, Width::U16);
+            assert_eq!(acs, 0x1d);
+            continue;
+        }
+        bus.add(OTHER, added());
+        assert_eq!(registry.set_up(OTHER), Ok(false));
+        assert!(!registry.was_preserved(OTHER));
+        assert_eq!(registry.config().init(OTHER, &[]).unwrap(), expected);
+        assert_eq!(registry.bars(OTHER).unwrap().bars, [12, 0, 0, 0, 0, 0]);
+    }
 }
 
 #[test]
@@ -932,4 +1010,80 @@ fn the_oracle_breaks() {
         let told = broken[0].contains(what) || broken[0].contains("identity");
         assert!(told, "{broken:?} for {what}");
     }
+}
+
+/// Two requests that contradict each other: one would be without effect.
+#[test]
+fn t10_requests_that_contradict_each_other() {
+    let bus = pci::live(Kind::Endpoint);
+    let guard = Guarded::new(&bus);
+    let (on, off) = (Setting::BusMaster.to(1), Setting::BusMaster.to(0));
+    let before = all_of(&bus);
+    let function = pci::HERE;
+    for requests in [[on, off], [off, on]] {
+        let request = requests[1];
+        let conflict = SetError::Conflict { function, request };
+        assert_eq!(guard.set(function, &requests), Err(conflict));
+    }
+    assert_eq!(all_of(&bus), before);
+    guard.set(function, &[on, on]).unwrap();
+}
+
+/// A driver may resize a BAR until FREEZE. Sizes that nobody has said are not handed over as known.
+#[test]
+fn t07_sizes_are_those_of_the_freeze() {
+    let (bus, devices) = machine();
+    let mut memory = common::memory();
+    let old = Registry::new(bus);
+    let (boot, bars) = open(&memory, &old, V2, |outgoing, luo, _| {
+        let unknown = Err(PreserveError::Unknown { function: OTHER });
+        assert_eq!(old.set_bars(OTHER, Bars::default()), unknown);
+        let before = devices[&OTHER].bars.unwrap();
+        old.preserve(outgoing.tracker(), &find(&devices), OTHER)
+            .unwrap();
+        let size = old.config().init(OTHER, &[]).unwrap();
+        let size = size.get(Setting::BarSize).unwrap() + 1;
+        old.config()
+            .set(OTHER, &[Setting::BarSize.to(size)])
+            .unwrap();
+        let resizable = BarError::Resizable {
+            function: OTHER,
+            index: 0,
+            found: 20 + size as u8,
+            log2: before.bars[0],
+        };
+        freeze(outgoing, luo).unwrap_err();
+        assert_eq!(old.refused(), Some(resizable.into()));
+        assert_eq!(old.config().state(OTHER), State::Prepared);
+        assert_eq!(old.set_bars(OTHER, before), Err(resizable.into()));
+        let bars = Bars::probe(bus, OTHER).unwrap();
+        old.set_bars(OTHER, bars).unwrap();
+        let boot = jump(outgoing, luo);
+        assert_eq!(old.set_bars(OTHER, bars), Err(PreserveError::Frozen));
+        (boot, bars)
+    });
+    let registry = Registry::new(bus);
+    let _received = receive(&mut memory, boot, &registry);
+    registry.set_up(OTHER).unwrap();
+    assert_eq!(registry.bars(OTHER), Ok(bars));
+}
+
+/// Nobody preserves a function whose list loops; a boot turns off what it finds, as on any boot.
+#[test]
+fn t03_odd_functions_that_nobody_preserves() {
+    let bus = SimBus::new();
+    let mut function = SimFunction::endpoint(1, 2).with_msi(false, false, 0);
+    let vendor = function.capability(0x09, 4);
+    bus.add(pci::HERE, function.with_express(0));
+    let control = pci::cap(&bus, pci::HERE, pci::MSI) + 2;
+    bus.write_u16(pci::HERE, control, 1).unwrap();
+    // Its pointer leads back to itself.
+    let next = pci::at(vendor + 1, Width::U8);
+    bus.poke(pci::HERE, next, vendor.into());
+    let guard = Guarded::new(&bus);
+    let settings = guard.init(pci::HERE, &[]).unwrap();
+    assert_eq!(settings.get(Setting::Msi).map(|msi| msi & 1), Some(0));
+    assert_eq!(bus.peek(pci::HERE, pci::at(control, Width::U16)) & 1, 0);
+    // To preserve it is another matter.
+    assert!(guard.prepare(pci::HERE, Kind::Endpoint).is_err());
 }

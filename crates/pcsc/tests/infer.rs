@@ -58,11 +58,21 @@ fn lists_that_loop_or_leave_end() {
         (0x1020, End::Loop { offset: 0x100 }),
         (0x0fc0, End::Outside { offset: 0xfc }),
         (0x0030, End::Complete),
-        (0xffc0, End::Complete),
+        (0xffc0, End::Unreadable { offset: 0xffc }),
     ] {
         image.0[0x102..0x104].copy_from_slice(&(next | 1).to_le_bytes());
         assert_eq!(extended(&mut image), (end, 1), "{next:#x}");
     }
+    // A header of zeros or ones says "no list" at its head, and behind a pointer nothing.
+    for hole in [0, 0xff] {
+        image.0[0x102..0x104].copy_from_slice(&0x2001u16.to_le_bytes());
+        image.0[0x200..0x204].fill(hole);
+        assert_eq!(extended(&mut image), (End::Unreadable { offset: 0x200 }, 1));
+        let mut none = endpoint();
+        none.0[0x100..0x104].fill(hole);
+        assert_eq!(extended(&mut none), (End::Complete, 0));
+    }
+    image.0[0x200..0x204].fill(0);
     // The longest lists there can be.
     for offset in (0x40..0x100).step_by(4) {
         image.0[offset] = 1;

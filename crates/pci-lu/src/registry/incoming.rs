@@ -21,6 +21,8 @@ pub(super) struct Side {
     form: Option<Form>,
     functions: BTreeMap<Sbdf, Arrived>,
     facts: BTreeMap<Sbdf, Facts>,
+    /// Whether enumeration is over.
+    verified: bool,
     /// Functions whose count is not 0.
     left: usize,
 }
@@ -33,7 +35,10 @@ struct Arrived {
     own: u16,
     /// Whether the record has it; a bridge of the first form is only found to be above one.
     recorded: bool,
-    found: bool,
+    /// What it reads as: vendor and device, revision and class; `None` until it is found.
+    found: Option<[u32; 2]>,
+    /// What it depends on; known once everything is verified.
+    upstream: Option<Sbdf>,
     /// Whether somebody takes its interrupts.
     interrupts: bool,
 }
@@ -47,6 +52,11 @@ pub enum UpdateError {
     Received,
     /// The function is not incoming: not in the record, not found, or finished.
     NotIncoming {
+        /// The function.
+        function: Sbdf,
+    },
+    /// The function is in the record, and not in what is known beside it: one of the two is not whole.
+    NotKnown {
         /// The function.
         function: Sbdf,
     },
@@ -98,6 +108,12 @@ impl fmt::Display for UpdateError {
         match self {
             Self::Received => f.write_str("a record was received already"),
             Self::NotIncoming { function } => write!(f, "{function} is not incoming"),
+            Self::NotKnown { function } => {
+                write!(
+                    f,
+                    "{function} was preserved, and the facts beside the record lack it"
+                )
+            }
             Self::Missing { function } => write!(f, "{function} was preserved and is not there"),
             Self::Identity {
                 function,
@@ -197,7 +213,7 @@ impl<C: PciConfigAccess> Registry<C> {
     /// it passes.
     ///
     /// # Errors
-    /// [`UpdateError::Received`].
+    /// [`UpdateError::Received`]; [`UpdateError::NotKnown`] if `functions` lacks one of the record.
     pub fn receive<M: FrozenMem>(
         &self,
         record: &Record<'_>,
@@ -207,6 +223,13 @@ impl<C: PciConfigAccess> Registry<C> {
         if side.form.is_some() {
             return Err(UpdateError::Received);
         }
+        let facts: BTreeMap<_, _> = functions.map(|f| f.iter().collect()).unwrap_or_default();
+        let known = |function: &Sbdf| functions.is_none() || facts.contains_key(function);
+        let mut recorded = record.iter().map(|entry| entry.function);
+        if let Some(function) = recorded.find(|function| !known(function)) {
+            return Err(UpdateError::NotKnown { function });
+        }
+        side.facts = facts;
         side.form = Some(record.form());
         side.left = record.len();
         for entry in record.iter() {
@@ -214,21 +237,19 @@ impl<C: PciConfigAccess> Registry<C> {
                 refcount: entry.refcount,
                 own: 0,
                 recorded: true,
-                found: false,
+                found: None,
+                upstream: None,
                 interrupts: false,
             };
             self.shared.guard.close(entry.function);
             side.functions.insert(entry.function, arrived);
-        }
-        if let Some(functions) = functions {
-            side.facts.extend(functions.iter());
         }
         Ok(Received(self.clone()))
     }
 
     /// Enumeration has found a function, and written nothing to it yet. Returns whether it is
     /// incoming; writes to it are judged from now on then. A function that was finished and is
-    /// found again is not incoming.
+    /// found again is not incoming; if it is another one by now, nothing is left of the first.
     ///
     /// Its kind is what the predecessor knew, else [what its registers allow](kind_of).
     ///
@@ -248,15 +269,24 @@ impl<C: PciConfigAccess> Registry<C> {
                 _ => Ok(false),
             };
         };
-        if arrived.refcount == 0 || arrived.found {
-            return Ok(arrived.refcount != 0);
+        if arrived.refcount != 0 && arrived.found.is_some() {
+            return Ok(true);
         }
         let mut refcount = arrived.refcount;
+        let read = |offset| {
+            let read = guard.read_u32(function, offset);
+            read.map_err(|_| UpdateError::Unreadable { function })
+        };
+        let identity = [read(0x00)?, read(0x08)?];
+        if refcount == 0 {
+            if arrived.found != Some(identity) {
+                self.drop_traces(&mut side, function);
+            }
+            return Ok(false);
+        }
         let facts = side.facts.get(&function);
         if let Some(facts) = facts {
-            for (offset, expected) in [(0x00, facts.identity), (0x08, facts.class)] {
-                let found = guard.read_u32(function, offset);
-                let found = found.map_err(|_| UpdateError::Unreadable { function })?;
+            for (found, expected) in identity.into_iter().zip([facts.identity, facts.class]) {
                 if found != expected {
                     return Err(UpdateError::Identity {
                         function,
@@ -279,9 +309,26 @@ impl<C: PciConfigAccess> Registry<C> {
         guard.adopt(function, kind).map_err(UpdateError::Guard)?;
         if let Some(arrived) = side.functions.get_mut(&function) {
             arrived.refcount = refcount;
-            arrived.found = true;
+            arrived.found = Some(identity);
         }
         Ok(true)
+    }
+
+    /// A function is not there any more, and what comes in its place is another one: whether it was
+    /// preserved, and what was adopted for its life, is forgotten. Nothing is forgotten of one that
+    /// is not finished.
+    pub fn removed(&self, function: Sbdf) {
+        let mut side = self.shared.incoming.lock();
+        let finished = |arrived: &Arrived| arrived.refcount == 0;
+        if side.functions.get(&function).is_some_and(finished) {
+            self.drop_traces(&mut side, function);
+        }
+    }
+
+    fn drop_traces(&self, side: &mut Side, function: Sbdf) {
+        side.functions.remove(&function);
+        side.facts.remove(&function);
+        self.shared.guard.forget(function);
     }
 
     fn kind(&self, function: Sbdf) -> Result<Kind, UpdateError> {
@@ -292,6 +339,10 @@ impl<C: PciConfigAccess> Registry<C> {
     /// A function that the record does not have: incoming if it is a bridge above one, as its form
     /// has none.
     fn set_up_above(&self, side: &mut Side, bridge: Sbdf) -> Result<bool, UpdateError> {
+        // What is below a bridge that comes later has a way to memory without it.
+        if side.verified || side.left == 0 {
+            return Ok(false);
+        }
         match kind_of(&self.shared.guard, bridge) {
             Ok(Kind::Bridge) => {}
             Ok(_) | Err(FieldError::Header { .. }) => return Ok(false),
@@ -302,6 +353,11 @@ impl<C: PciConfigAccess> Registry<C> {
             return Ok(false);
         }
         let guard = &self.shared.guard;
+        let read = |offset| {
+            let read = guard.read_u32(bridge, offset);
+            read.map_err(|_| UpdateError::Unreadable { function: bridge })
+        };
+        let identity = [read(0x00)?, read(0x08)?];
         guard
             .adopt(bridge, Kind::Bridge)
             .map_err(UpdateError::Guard)?;
@@ -309,7 +365,8 @@ impl<C: PciConfigAccess> Registry<C> {
             refcount,
             own: 0,
             recorded: false,
-            found: true,
+            found: Some(identity),
+            upstream: None,
             interrupts: false,
         };
         side.functions.insert(bridge, arrived);
@@ -327,7 +384,8 @@ impl<C: PciConfigAccess> Registry<C> {
         }
         let at = |bus: u8, rest: u16| Sbdf::from_bdf(bridge.segment(), u16::from(bus) << 8 | rest);
         let below = at(secondary, 0)..=at(subordinate, 0xff);
-        let below = side.functions.range(below).filter(|(_, a)| a.recorded);
+        let left = |a: &Arrived| a.recorded && a.refcount != 0;
+        let below = side.functions.range(below).filter(|(_, a)| left(a));
         let refused = UpdateError::Refcount { function: bridge };
         u16::try_from(below.count()).map_err(|_| refused)
     }
@@ -336,13 +394,15 @@ impl<C: PciConfigAccess> Registry<C> {
     pub fn is_incoming(&self, function: Sbdf) -> bool {
         let side = self.shared.incoming.lock();
         let arrived = side.functions.get(&function);
-        arrived.is_some_and(|arrived| arrived.found && arrived.refcount != 0)
+        arrived.is_some_and(|arrived| arrived.found.is_some() && arrived.refcount != 0)
     }
 
-    /// Whether the function came through the update, finished or not.
+    /// Whether the function came through the update, finished or not. It ends with the function; see
+    /// [`Registry::removed`].
     pub fn was_preserved(&self, function: Sbdf) -> bool {
         let side = self.shared.incoming.lock();
-        side.functions.get(&function).is_some_and(|a| a.found)
+        let arrived = side.functions.get(&function);
+        arrived.is_some_and(|arrived| arrived.found.is_some())
     }
 
     /// Functions in the record that are not finished.
@@ -350,20 +410,21 @@ impl<C: PciConfigAccess> Registry<C> {
         self.shared.incoming.lock().left
     }
 
-    /// The sizes of a function's BARs. For one that came through the update they are those that the
-    /// predecessor knew, held against what can be read, without a write; for any other it is asked,
-    /// as on any boot.
+    /// The sizes of a function's BARs. For one that is incoming they are those that the predecessor
+    /// knew, held against what can be read, without a write; any other, also one that is finished, is
+    /// asked, as on any boot.
     ///
     /// # Errors
     /// [`UpdateError::Bars`]. Sizes that are not known are no invitation to ask.
     pub fn bars(&self, function: Sbdf) -> Result<Bars, UpdateError> {
-        let (came, facts) = {
+        let (incoming, facts) = {
             let side = self.shared.incoming.lock();
             let facts = side.facts.get(&function).and_then(|facts| facts.bars);
-            (side.functions.contains_key(&function), facts)
+            let arrived = side.functions.get(&function);
+            (arrived.is_some_and(|a| a.refcount != 0), facts)
         };
         let guard = &self.shared.guard;
-        match (came, facts) {
+        match (incoming, facts) {
             (false, _) => Ok(Bars::probe(guard, function)?),
             (true, None) => Err(BarError::Unknown { function }.into()),
             (true, Some(bars)) => {
@@ -377,7 +438,8 @@ impl<C: PciConfigAccess> Registry<C> {
     /// may have: the bridge above forwards them, and no sibling does.
     ///
     /// As long as a function is incoming, every bridge keeps its numbers, incoming or not. Numbers
-    /// that cannot be are cleared, unless the bridge itself is incoming, which is not written to.
+    /// that cannot be are cleared, unless the bridge itself is incoming, found or not, which is not
+    /// written to.
     ///
     /// # Errors
     /// [`UpdateError::Unreadable`].
@@ -401,7 +463,8 @@ impl<C: PciConfigAccess> Registry<C> {
         if valid {
             return Ok(BusNumbers::Inherited(secondary..=subordinate));
         }
-        if !guard.is_guarded(bridge) && buses & 0x00ff_ff00 != 0 {
+        let writable = !guard.is_guarded(bridge) && !guard.is_closed(bridge);
+        if writable && buses & 0x00ff_ff00 != 0 {
             let cleared = buses & 0xff00_00ff;
             guard.write_u32(bridge, 0x18, cleared).map_err(unreadable)?;
         }
@@ -424,45 +487,77 @@ impl<C: PciConfigAccess> Received<C> {
     }
 
     fn check(&self, topology: &impl Topology) -> Result<(), UpdateError> {
-        let mut side = self.0.shared.incoming.lock();
-        let mut below: BTreeMap<Sbdf, u64> = BTreeMap::new();
-        let mut own = Vec::new();
-        for (&function, arrived) in &side.functions {
-            if !arrived.found {
+        let shared = &self.0.shared;
+        let mut arrived: BTreeMap<Sbdf, Counts> = BTreeMap::new();
+        for (&function, now) in &shared.incoming.lock().functions {
+            if now.found.is_none() {
                 return Err(UpdateError::Missing { function });
             }
-            let unknown = PreserveError::Unknown { function };
-            let device = topology.device(function);
-            let device = device.ok_or(UpdateError::Path(unknown))?;
-            if let Some(above) = device.upstream {
-                if !side.functions.contains_key(&above) {
-                    return Err(UpdateError::NotIncoming { function: above });
-                }
-                *below.entry(above).or_default() += u64::from(arrived.refcount);
-            }
-            // Whether the way up ends, and what is on it fits.
-            path(topology, function).map_err(UpdateError::Path)?;
+            let counts = Counts {
+                all: now.refcount,
+                recorded: now.recorded,
+                ..Counts::default()
+            };
+            arrived.insert(function, counts);
         }
-        for (&function, arrived) in &side.functions {
-            let below = below.get(&function).copied().unwrap_or(0);
-            let itself = u64::from(arrived.refcount).checked_sub(below);
+        // Not under the lock: whoever answers may ask the registry.
+        let functions: Vec<_> = arrived.keys().copied().collect();
+        for function in functions {
+            // Whether the way up ends, and what is on it fits.
+            let path = path(topology, function).map_err(UpdateError::Path)?;
+            let upstream = path.get(1).map(|(above, _)| *above);
+            let Some(counts) = arrived.get_mut(&function) else {
+                continue;
+            };
+            counts.upstream = upstream;
+            let all = counts.all;
+            if let Some(above) = upstream {
+                let missing = UpdateError::NotIncoming { function: above };
+                arrived.get_mut(&above).ok_or(missing)?.below += u64::from(all);
+            }
+        }
+        for (&function, counts) in &mut arrived {
+            let itself = u64::from(counts.all).checked_sub(counts.below);
             // A bridge may have been asked for more than once.
-            let most = match (arrived.recorded, self.0.shared.guard.kind(function)) {
+            let most = match (counts.recorded, shared.guard.kind(function)) {
                 (false, _) => 0,
                 (true, Some(Kind::Bridge)) => u16::MAX,
+                // Its own DMA is not kept, so nobody can have asked for it.
+                (true, Some(Kind::Physical)) => 0,
                 (true, _) => 1,
             };
             match itself.and_then(|itself| u16::try_from(itself).ok()) {
-                Some(itself) if itself <= most => own.push((function, itself)),
+                Some(itself) if itself <= most => counts.own = itself,
                 _ => return Err(UpdateError::Refcount { function }),
             }
         }
-        for (function, itself) in own {
+        let mut side = shared.incoming.lock();
+        for (function, counts) in arrived {
             if let Some(arrived) = side.functions.get_mut(&function) {
-                arrived.own = itself;
+                arrived.own = counts.own;
+                arrived.upstream = counts.upstream;
             }
         }
+        side.verified = true;
         Ok(())
+    }
+}
+
+/// A function while it is verified.
+#[derive(Debug, Default)]
+struct Counts {
+    all: u16,
+    own: u16,
+    below: u64,
+    recorded: bool,
+    upstream: Option<Sbdf>,
+}
+
+impl Side {
+    /// The function and all that it depends on, up to the root, as they were verified.
+    fn path(&self, function: Sbdf) -> Vec<Sbdf> {
+        let above = |function: &Sbdf| self.functions.get(function)?.upstream;
+        core::iter::successors(Some(function), above).collect()
     }
 }
 
@@ -495,22 +590,19 @@ impl<C: PciConfigAccess> Updated<C> {
         }
     }
 
-    /// FINISH: the function is its owner's. One user less for it and for all that it depends on; what
+    /// FINISH: the function is its owner's. One user less for it and for all that it depended on when
+    /// it was verified; what
     /// has none left is written to as on any boot.
     ///
     /// # Errors
-    /// [`UpdateError::NotIncoming`] if the function or something above it is not, or is finished;
+    /// [`UpdateError::NotIncoming`] if the function is not, or is finished;
     /// [`UpdateError::Depended`]; [`UpdateError::Guard`] with [`GuardError::Unconfirmed`] if
-    /// translation is on in what would be free; [`UpdateError::Path`].
-    pub fn finish(
-        &self,
-        topology: &impl Topology,
-        function: Sbdf,
-    ) -> Result<Finished, UpdateError> {
-        let path = path(topology, function).map_err(UpdateError::Path)?;
+    /// translation is on in what would be free.
+    pub fn finish(&self, function: Sbdf) -> Result<Finished, UpdateError> {
         let mut side = self.0.shared.incoming.lock();
         let guard = &self.0.shared.guard;
-        for &(function, _) in &path {
+        let path = side.path(function);
+        for &function in &path {
             match side.functions.get(&function) {
                 Some(arrived) if arrived.refcount == 1 => {
                     guard
@@ -526,7 +618,7 @@ impl<C: PciConfigAccess> Updated<C> {
             _ => return Err(UpdateError::Depended { function }),
         }
         let mut finished = Finished::default();
-        for (function, _) in path {
+        for function in path {
             let Some(arrived) = side.functions.get_mut(&function) else {
                 continue;
             };

@@ -64,26 +64,26 @@
 //!
 //! ```compile_fail,E0599
 //! # use kho_hal::{PciConfigAccess, Sbdf};
-//! # use kho_pci_lu::{Registry, Topology};
-//! fn finish_in_normal<C: PciConfigAccess>(normal: &Registry<C>, t: &impl Topology, f: Sbdf) {
-//!     let _ = normal.finish(t, f);
+//! # use kho_pci_lu::Registry;
+//! fn finish_in_normal<C: PciConfigAccess>(normal: &Registry<C>, f: Sbdf) {
+//!     let _ = normal.finish(f);
 //! }
 //! ```
 //!
 //! ```compile_fail,E0599
 //! # use kho_hal::{PciConfigAccess, Sbdf};
-//! # use kho_pci_lu::{Received, Topology};
-//! fn finish_unverified<C: PciConfigAccess>(received: &Received<C>, t: &impl Topology, f: Sbdf) {
-//!     let _ = received.finish(t, f);
+//! # use kho_pci_lu::Received;
+//! fn finish_unverified<C: PciConfigAccess>(received: &Received<C>, f: Sbdf) {
+//!     let _ = received.finish(f);
 //! }
 //! ```
 //!
 //! ```compile_fail,E0382
 //! # use kho_hal::{PciConfigAccess, Sbdf};
-//! # use kho_pci_lu::{Topology, Updated};
-//! fn finish_after_the_end<C: PciConfigAccess>(updated: Updated<C>, t: &impl Topology, f: Sbdf) {
+//! # use kho_pci_lu::Updated;
+//! fn finish_after_the_end<C: PciConfigAccess>(updated: Updated<C>, f: Sbdf) {
 //!     let _ = updated.close();
-//!     let _ = updated.finish(t, f);
+//!     let _ = updated.finish(f);
 //! }
 //! ```
 //!
@@ -128,7 +128,7 @@ use kho_core::OutgoingError;
 use kho_hal::{PciConfigAccess, Sbdf};
 use spin::mutex::SpinMutex;
 
-use crate::bars::Bars;
+use crate::bars::{BarError, Bars};
 use crate::guard::{GuardError, Guarded};
 use crate::table::Kind;
 
@@ -174,7 +174,7 @@ pub enum PreserveError {
         /// The function.
         function: Sbdf,
     },
-    /// What the function depends on never ends.
+    /// What the function depends on never ends, or is not what it was when the function was preserved.
     Path {
         /// The function.
         function: Sbdf,
@@ -198,6 +198,12 @@ pub enum PreserveError {
     Frozen,
     /// No preserved file needs the record, so there is none.
     NoFile,
+    /// A physical function asked for itself as one whose own DMA is not preserved:
+    /// [`Kind::PeerPhysical`] is one whose DMA is.
+    Physical {
+        /// The function.
+        function: Sbdf,
+    },
     /// The first form of the record has no function with SR-IOV.
     Sriov {
         /// The function.
@@ -210,6 +216,8 @@ pub enum PreserveError {
     },
     /// It cannot be guarded, or it uses what cannot be preserved.
     Guard(GuardError),
+    /// The sizes of its BARs are not what they were: [`Registry::set_bars`] says the new ones.
+    Bars(BarError),
     /// The record cannot be written, or has no room.
     Record(OutgoingError),
 }
@@ -218,7 +226,10 @@ impl fmt::Display for PreserveError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown { function } => write!(f, "{function} is not known"),
-            Self::Path { function } => write!(f, "{function} depends on itself"),
+            Self::Path { function } => write!(
+                f,
+                "{function} depends on itself, or on something else by now"
+            ),
             Self::VirtualAlone { function } => {
                 write!(f, "{function} has no physical function above it")
             }
@@ -226,11 +237,15 @@ impl fmt::Display for PreserveError {
             Self::Busy { function } => write!(f, "{function} is preserved already"),
             Self::Frozen => f.write_str("the machine is frozen"),
             Self::NoFile => f.write_str("no preserved file needs the record"),
+            Self::Physical { function } => {
+                write!(f, "{function} is there only for its virtual functions")
+            }
             Self::Sriov { function } => {
                 write!(f, "{function} has SR-IOV, which the record cannot name")
             }
             Self::TooMany { function } => write!(f, "too many functions below {function}"),
             Self::Guard(cause) => cause.fmt(f),
+            Self::Bars(cause) => cause.fmt(f),
             Self::Record(cause) => cause.fmt(f),
         }
     }
@@ -241,6 +256,12 @@ impl core::error::Error for PreserveError {}
 impl From<GuardError> for PreserveError {
     fn from(cause: GuardError) -> Self {
         Self::Guard(cause)
+    }
+}
+
+impl From<BarError> for PreserveError {
+    fn from(cause: BarError) -> Self {
+        Self::Bars(cause)
     }
 }
 
@@ -296,7 +317,7 @@ fn path(topology: &impl Topology, function: Sbdf) -> Result<Vec<(Sbdf, Device)>,
         }
         if let Some(&(below, Device { is_virtual, .. })) = path.last() {
             let fits = match device.kind {
-                Kind::Physical => is_virtual,
+                Kind::Physical | Kind::PeerPhysical => is_virtual,
                 Kind::Bridge => !is_virtual,
                 Kind::Endpoint | Kind::PeerEndpoint => false,
             };

@@ -1,7 +1,8 @@
 //! The outgoing record in preserved memory: room from PREPARE on, written at FREEZE.
 //!
-//! Until it is written, each form says so in a way that its readers refuse: a successor that is
-//! started without FREEZE does not take running devices for ones that nobody preserved.
+//! Until it is written, each form says so in a way that its readers refuse, so nobody believes a
+//! record that is not whole. LUO lists no object before it is frozen: a program that jumps without
+//! LUO among the participants hands no record over at all, and its successor cannot know.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -316,6 +317,9 @@ where
 
     fn preserve(&mut self, tracker: &Tracker<'s, M, A, N>) -> Result<u64, OutgoingError> {
         let mut side = self.registry.shared.outgoing.lock();
+        if side.facts.is_some() {
+            return Err(OutgoingError::Exists);
+        }
         let mut facts = Table::new(tracker, unwritten_facts().as_bytes())?;
         if let Err(error) = facts.reserve(tracker, side.functions.len()) {
             facts.free(tracker);

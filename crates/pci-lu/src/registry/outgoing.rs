@@ -6,9 +6,11 @@ use alloc::vec::Vec;
 use kho_abi::pci::functions::FunctionSer;
 use kho_core::outgoing::Nodes;
 use kho_core::{OutgoingError, Tracker};
+use kho_hal::walk::CapId;
 use kho_hal::{PageAlloc, PciConfigAccess, PhysMem, Sbdf};
 
-use crate::fields::FieldError;
+use crate::bars::Bars;
+use crate::fields::{FieldError, capability};
 use crate::functions::Facts;
 use crate::guard::GuardError;
 use crate::registry::object::{Room, Table};
@@ -34,6 +36,8 @@ pub(super) struct Preserved {
     /// Whether it was asked for itself, not only for what is below it.
     pub(super) requested: bool,
     pub(super) facts: Facts,
+    /// What it depends on.
+    upstream: Option<Sbdf>,
     /// Steps from the root.
     depth: usize,
 }
@@ -66,7 +70,8 @@ impl<C: PciConfigAccess> Registry<C> {
         by_depth(&self.shared.outgoing.lock().functions)
     }
 
-    /// Why the last FREEZE was refused; `None` if it was not.
+    /// Why this registry refused the last FREEZE; `None` if it did not, as where another participant
+    /// failed, or the object beside the record.
     pub fn refused(&self) -> Option<PreserveError> {
         self.shared.outgoing.lock().refused
     }
@@ -95,12 +100,20 @@ impl<C: PciConfigAccess> Registry<C> {
         }
         if let Some(Room::V1 { capacity, .. }) = side.record {
             let max = capacity;
-            if path.iter().any(|(_, device)| device.kind == Kind::Physical) {
+            // On either side, and whether or not it is on.
+            let sriov = |&(here, device): &(Sbdf, Device)| {
+                device.is_virtual
+                    || capability(&self.shared.guard, here, CapId::Extended(0x10)).is_some()
+            };
+            if path.iter().any(sriov) {
                 return Err(PreserveError::Sriov { function });
             }
             if side.requested as u64 >= max {
                 return Err(OutgoingError::TooMany { max }.into());
             }
+        }
+        if path.first().is_some_and(|(_, d)| d.kind == Kind::Physical) {
+            return Err(PreserveError::Physical { function });
         }
         for (done, &(here, device)) in path.iter().enumerate() {
             let depth = path.len() - 1 - done;
@@ -118,39 +131,35 @@ impl<C: PciConfigAccess> Registry<C> {
         Ok(())
     }
 
-    /// CANCEL of one function: undoes [`Registry::preserve`].
+    /// CANCEL of one function: undoes [`Registry::preserve`], wherever the function is by now.
     ///
     /// # Errors
-    /// [`PreserveError::Frozen`], [`PreserveError::Unknown`] if the function, or what it depends on
-    /// now, is not preserved; nothing has changed then.
+    /// [`PreserveError::Frozen`], [`PreserveError::Unknown`] if the function is not preserved for
+    /// itself; nothing has changed then.
     pub fn unpreserve<M: PhysMem, A: PageAlloc, N: Nodes>(
         &self,
         tracker: &Tracker<'_, M, A, N>,
-        topology: &impl Topology,
         function: Sbdf,
     ) -> Result<(), PreserveError> {
-        let path = path(topology, function)?;
         let mut side = self.shared.outgoing.lock();
         if side.frozen {
             return Err(PreserveError::Frozen);
-        }
-        let known = |function: &Sbdf| side.functions.contains_key(function);
-        let lost = path.iter().find(|(here, _)| !known(here));
-        if let Some(&(function, _)) = lost {
-            return Err(PreserveError::Unknown { function });
         }
         match side.functions.get_mut(&function) {
             Some(preserved) if preserved.requested => preserved.requested = false,
             _ => return Err(PreserveError::Unknown { function }),
         }
         side.requested -= 1;
-        for &(function, _) in path.iter().rev() {
+        let above = |function: &Sbdf| side.functions.get(function)?.upstream;
+        let path: Vec<_> = core::iter::successors(Some(function), above).collect();
+        for function in path.into_iter().rev() {
             self.remove(&mut side, tracker, function);
         }
         Ok(())
     }
 
-    /// FREEZE of all preserved functions, those farthest from the root first: from now on writes to
+    /// FREEZE of all preserved functions, those farthest from the root first: the sizes of BARs must be
+    /// those that are known, and from now on writes to
     /// them are judged, and nobody joins or leaves. Then the record is written.
     pub(super) fn freeze<M: PhysMem, A: PageAlloc, N: Nodes>(
         &self,
@@ -161,15 +170,16 @@ impl<C: PciConfigAccess> Registry<C> {
         let guard = &self.shared.guard;
         side.refused = None;
         let order = by_depth(&side.functions);
-        let frozen = order
-            .iter()
-            .position(|&function| match guard.freeze(function) {
-                Ok(()) => false,
-                Err(error) => {
-                    side.refused = Some(error.into());
-                    true
-                }
-            });
+        let frozen =
+            order.iter().position(
+                |function| match self.freeze_one(&side.functions, *function) {
+                    Ok(()) => false,
+                    Err(error) => {
+                        side.refused = Some(error);
+                        true
+                    }
+                },
+            );
         let written = match (&mut side.record, frozen) {
             (Some(record), None) => record.write(tracker, side.functions.iter()),
             _ => Err(OutgoingError::Refused(FREEZE_REFUSED)),
@@ -185,6 +195,37 @@ impl<C: PciConfigAccess> Registry<C> {
             return Err(error);
         }
         side.frozen = true;
+        Ok(())
+    }
+
+    fn freeze_one(
+        &self,
+        functions: &BTreeMap<Sbdf, Preserved>,
+        function: Sbdf,
+    ) -> Result<(), PreserveError> {
+        let guard = &self.shared.guard;
+        // A driver may have resized a BAR since.
+        if let Some(bars) = functions.get(&function).and_then(|p| p.facts.bars) {
+            bars.check(guard, function)?;
+        }
+        Ok(guard.freeze(function)?)
+    }
+
+    /// The sizes of the BARs of a preserved function are others than when it was preserved, or are
+    /// known now: the successor is told these.
+    ///
+    /// # Errors
+    /// [`PreserveError::Frozen`], [`PreserveError::Unknown`] if it is not preserved,
+    /// [`PreserveError::Bars`] if it cannot have these sizes.
+    pub fn set_bars(&self, function: Sbdf, bars: Bars) -> Result<(), PreserveError> {
+        let mut side = self.shared.outgoing.lock();
+        if side.frozen {
+            return Err(PreserveError::Frozen);
+        }
+        let preserved = side.functions.get_mut(&function);
+        let preserved = preserved.ok_or(PreserveError::Unknown { function })?;
+        bars.check(&self.shared.guard, function)?;
+        preserved.facts.bars = Some(bars);
         Ok(())
     }
 
@@ -236,6 +277,14 @@ impl<C: PciConfigAccess> Registry<C> {
             return Err(PreserveError::NoFile);
         }
         if let Some(preserved) = side.functions.get_mut(&function) {
+            if preserved.facts.kind != device.kind {
+                let known = preserved.facts.kind;
+                return Err(GuardError::Kind { function, known }.into());
+            }
+            // What is undone follows what was done.
+            if preserved.upstream != device.upstream {
+                return Err(PreserveError::Path { function });
+            }
             preserved.refcount = preserved
                 .refcount
                 .checked_add(1)
@@ -258,6 +307,7 @@ impl<C: PciConfigAccess> Registry<C> {
             refcount: 1,
             requested: false,
             facts,
+            upstream: device.upstream,
             depth,
         };
         side.functions.insert(function, preserved);

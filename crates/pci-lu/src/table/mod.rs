@@ -2,7 +2,7 @@
 //!
 //! Most writes of a cold boot are harmless to a device that keeps running, and wanted. A few would
 //! stop its DMA, send it elsewhere, or change the identity that the IOMMU knows. The table names
-//! exactly those, each with its reason, for four [kinds](Kind) of function; everything else is
+//! exactly those, each with its reason, for each [kind](Kind) of function; everything else is
 //! written as on any boot. The engine that locates the rows in one function is in
 //! [`crate::fields`], and [`crate::guard`] judges writes by them.
 //!
@@ -44,22 +44,40 @@ pub enum Kind {
     Bridge,
     /// A physical function whose virtual functions are preserved; its own DMA is not.
     Physical,
+    /// A physical function that does DMA for itself as well: both a [`Kind::PeerEndpoint`] and a
+    /// [`Kind::Physical`], so the stricter class of the two holds.
+    PeerPhysical,
 }
 
 impl Kind {
-    /// Every kind, in the order of a row's classes.
-    pub const ALL: [Self; 4] = [
+    /// Every kind. Those that a row has a class for come first, in its order.
+    pub const ALL: [Self; 5] = [
         Self::Endpoint,
         Self::PeerEndpoint,
         Self::Bridge,
         Self::Physical,
+        Self::PeerPhysical,
     ];
 
     /// The header type that a function of this kind has.
     pub const fn header_type(self) -> u8 {
         match self {
             Self::Bridge => 1,
-            Self::Endpoint | Self::PeerEndpoint | Self::Physical => 0,
+            Self::Endpoint | Self::PeerEndpoint | Self::Physical | Self::PeerPhysical => 0,
+        }
+    }
+
+    /// Whether virtual functions depend on it.
+    pub const fn is_physical(self) -> bool {
+        matches!(self, Self::Physical | Self::PeerPhysical)
+    }
+
+    /// Whether guarding a function as this kind keeps all that guarding it as `other` would.
+    pub const fn covers(self, other: Self) -> bool {
+        match self {
+            Self::Endpoint | Self::Physical | Self::Bridge => self as u8 == other as u8,
+            Self::PeerEndpoint => matches!(other, Self::Endpoint | Self::PeerEndpoint),
+            Self::PeerPhysical => !matches!(other, Self::Bridge),
         }
     }
 }
@@ -155,6 +173,8 @@ pub enum When {
     Slot,
     /// The function has an interrupt pin.
     Pin,
+    /// The TPH capability itself has the steering table.
+    SteeringHere,
 }
 
 /// One field.
@@ -168,7 +188,7 @@ pub struct Row {
     pub bits: u32,
     /// What a write does to them.
     pub access: Bits,
-    /// One class for each kind, in the order of [`Kind::ALL`].
+    /// One class for each of the first four of [`Kind::ALL`].
     pub class: [Class; 4],
     /// What would break; for a field that is not guarded, why not.
     pub reason: &'static str,
@@ -185,8 +205,9 @@ pub struct Row {
     pub boot: Boot,
     /// Whether what is found in an incoming function is its value for good, also after FINISH.
     pub for_life: bool,
-    /// Whether somebody other than the driver must say that he knows it is on, before FINISH.
-    pub confirmed: bool,
+    /// Somebody other than the driver must say before FINISH that he knows what it holds, if the
+    /// function has arrived with this one on: the field itself, or the one that makes it count.
+    pub confirmed: Option<Setting>,
 }
 
 impl Row {
@@ -198,12 +219,21 @@ impl Row {
             Kind::PeerEndpoint => peer,
             Kind::Bridge => bridge,
             Kind::Physical => physical,
+            Kind::PeerPhysical => match (peer, physical) {
+                (Class::Preserve, _) | (_, Class::Preserve) => Class::Preserve,
+                (Class::Action, _) | (_, Class::Action) => Class::Action,
+                _ => peer,
+            },
         }
     }
 
     /// Whether the field must read as zero in a preserved function of this kind.
     pub const fn must_be_zero(&self, kind: Kind) -> bool {
-        self.zero >> kind as u8 & 1 != 0
+        let column = match kind {
+            Kind::PeerPhysical => Kind::Physical,
+            kind => kind,
+        };
+        self.zero >> column as u8 & 1 != 0
     }
 
     const fn dwords(mut self, count: u16) -> Self {
@@ -241,8 +271,8 @@ impl Row {
         self
     }
 
-    const fn confirmed(mut self) -> Self {
-        self.confirmed = true;
+    const fn confirmed(mut self, enable: Setting) -> Self {
+        self.confirmed = Some(enable);
         self
     }
 }

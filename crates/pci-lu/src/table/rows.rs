@@ -144,7 +144,7 @@ pub const TABLE_OF_FIELDS: &[Block] = &[
             .when(When::Version2),
         rw("Device Control 2: ARI Forwarding", 0x28, 1 << 5, [N, N, P, N],
             "functions above 7 appear or vanish, and IDs are read differently")
-            .is(Setting::AriForwarding).for_life()
+            .is(Setting::AriForwarding)
             .when(When::Version2),
         rw("Device Control 2: AtomicOp Requester", 0x28, 1 << 6, [D, P, P, P],
             "atomics in flight would fail")
@@ -203,10 +203,10 @@ pub const TABLE_OF_FIELDS: &[Block] = &[
     block(ext(0x000f), "Address Translation Services", &[
         rw("ATS Control: Enable", 0x06, 1 << 15, [C, P, N, C],
             "translated DMA is refused, the device's cached translations die")
-            .is(Setting::Ats).boot(Boot::Value(0)).confirmed().zero(E0),
+            .is(Setting::Ats).boot(Boot::Value(0)).confirmed(Setting::Ats).zero(E0),
         rw("ATS Control: Smallest Translation Unit", 0x06, 0x001f, [C, P, N, P],
             "cached translations, also of virtual functions, mean something else")
-            .is(Setting::AtsUnit),
+            .is(Setting::AtsUnit).confirmed(Setting::Ats),
     ]),
     block(ext(0x0010), "Single Root I/O Virtualization", &[
         rw("SR-IOV Control: VF Enable", 0x08, 1 << 0, [C, C, N, P],
@@ -232,13 +232,13 @@ pub const TABLE_OF_FIELDS: &[Block] = &[
     block(ext(0x0013), "Page Request Interface", &[
         rw("PRI Control: Enable", 0x04, 1 << 0, [C, P, N, P],
             "page requests in flight are lost, also those of virtual functions")
-            .is(Setting::Pri).boot(Boot::Value(0)).confirmed().zero(E0),
+            .is(Setting::Pri).boot(Boot::Value(0)).confirmed(Setting::Pri).zero(E0),
         rw("PRI Control: Reset", 0x04, 1 << 1, [X, X, N, X], "only allowed while it is off"),
         w1c("PRI Status: RF, UPRGI", 0x06, 0x0003, [C, C, N, C],
             "cleared by the IOMMU's driver once it has adopted it"),
         rw("Outstanding Page Request Allocation", 0x0c, ALL, [C, P, N, P],
             "undefined while it is on")
-            .is(Setting::PriAllocation),
+            .is(Setting::PriAllocation).confirmed(Setting::Pri),
     ]),
     block(ext(0x0015), "Resizable BAR", &[
         rw("BAR Size", 0x08, 0x3f00, [C, P, C, P], REBAR)
@@ -247,11 +247,13 @@ pub const TABLE_OF_FIELDS: &[Block] = &[
     block(ext(0x0017), "TPH Requester", &[
         rw("TPH Control: enable, mode", 0x08, 0x0307, [D, D, N, D], HINT)
             .is(Setting::Tph),
+        rw("TPH Steering Table", 0x0c, 0xffff, [D, D, N, D], HINT)
+            .when(When::SteeringHere).repeat(STEERING),
     ]),
     block(ext(0x001b), "Process Address Space ID", &[
         rw("PASID Control", 0x06, 0x0007, [C, P, N, P],
             "undefined while ATS is on; virtual functions share it")
-            .is(Setting::Pasid).boot(Boot::Value(0)).confirmed().zero(E0),
+            .is(Setting::Pasid).boot(Boot::Value(0)).confirmed(Setting::Pasid).zero(E0),
     ]),
     block(ext(0x001d), "Downstream Port Containment", &[
         rw("DPC Control", 0x06, 0xffbf, [N, N, C, N],
@@ -292,6 +294,14 @@ pub const TABLE_OF_FIELDS: &[Block] = &[
         rw("CXL Control", 0x0c, 0xfffa, [P; 4], "CXL is not supported"),
     ]),
 ];
+
+const STEERING: Repeat = Repeat::Count {
+    at: 0x04,
+    shift: 16,
+    mask: 0x3f,
+    plus: 1,
+    step: 2,
+};
 
 const BARS: Repeat = Repeat::Count {
     at: 0x08,
@@ -344,7 +354,7 @@ const fn row(
         setting: None,
         boot: Boot::Keep,
         for_life: false,
-        confirmed: false,
+        confirmed: None,
     }
 }
 

@@ -355,10 +355,11 @@ pub fn make_peer(bus: &SimBus, devices: &mut Devices, function: Sbdf) {
 }
 
 /// What the IOMMU's driver asks for, who knows what [`make_peer`] has done.
-pub const PEER: [Request; 4] = [
+pub const PEER: [Request; 5] = [
     Setting::Ats.to(1),
     Setting::AtsUnit.to(1),
     Setting::Pri.to(1),
+    Setting::PriAllocation.to(16),
     Setting::Pasid.to(1),
 ];
 

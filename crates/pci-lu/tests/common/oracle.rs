@@ -89,7 +89,7 @@ impl Oracle {
                 need("translation", at + 6, Width::U16, mask);
             }
             if let Some(at) = cap(pci::SRIOV)
-                && kind == Kind::Physical
+                && kind.is_physical()
             {
                 need("virtual functions", at + 8, Width::U16, 0x19);
                 need("virtual functions", at + 0x10, Width::U16, 0xffff);

@@ -112,7 +112,7 @@ pub fn live(kind: Kind) -> SimBus {
     let function = match kind {
         Kind::Endpoint | Kind::PeerEndpoint => endpoint(),
         Kind::Bridge => bridge(4),
-        Kind::Physical => physical(),
+        Kind::Physical | Kind::PeerPhysical => physical(),
     };
     bus.add(HERE, function);
     let set = |offset, width, value| bus.write(HERE, at(offset, width), value).unwrap();
@@ -140,7 +140,7 @@ pub fn live(kind: Kind) -> SimBus {
             set(cap(&bus, HERE, ATS) + 6, Width::U16, 0x8001);
         }
         Kind::Bridge => set(exp + 0x28, Width::U16, 0x20),
-        Kind::Physical => {
+        Kind::Physical | Kind::PeerPhysical => {
             let sriov = cap(&bus, HERE, SRIOV);
             set(sriov + 0x20, Width::U32, 1);
             set(sriov + 0x24, Width::U32, 0xd000_0000);
