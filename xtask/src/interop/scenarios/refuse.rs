@@ -54,7 +54,7 @@ pub fn by_linux(bench: &Bench, name: &str) -> Result<()> {
 const NAMED: [(&str, &str, &str); 12] = [
     ("root-string", "RootFdt", "UnknownVersion"),
     ("root-magic", "RootFdt", "Fdt"),
-    ("root-in-the-air", "RootFdt", "Memory"),
+    ("root-in-the-air", "RootFdt", "NotRam"),
     ("map-misaligned", "Map", "Misaligned"),
     ("map-cycle", "Map", "ReachedTwice"),
     ("map-outside", "Map", "NotRam"),
