@@ -201,9 +201,11 @@ mod tests {
         PhysRange::new(PhysAddr::new(start), size).unwrap()
     }
 
-    /// Each byte of the file is the low byte of its place.
-    fn file() -> File {
-        let path = std::env::temp_dir().join(format!("kho-inspect-{}", std::process::id()));
+    /// Each byte of the file is the low byte of its place. Tests run at the same time: each has a
+    /// name of its own.
+    fn file(name: &str) -> File {
+        let name = format!("kho-inspect-{name}-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
         let bytes: Vec<_> = (0..0x30_0000u32)
             .map(|i| i as u8 ^ (i >> 8) as u8)
             .collect();
@@ -225,7 +227,7 @@ mod tests {
             (range(0x10_0001, 0x10_0002), 0x7),
             (range(0x40_0000, 0x10), 0x20_0000),
         ];
-        let memory = FileMem::new(file(), pieces.clone()).unwrap();
+        let memory = FileMem::new(file("places"), pieces.clone()).unwrap();
         assert_eq!(
             memory.ranges().collect::<Vec<_>>(),
             [range(0x10_0001, 0x11_2347), range(0x40_0000, 0x10)]
@@ -266,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_file_that_ends_early_is_an_error_and_not_forgotten() {
-        let memory = FileMem::new(file(), vec![(range(0, 0x40_0000), 0)]).unwrap();
+        let memory = FileMem::new(file("early"), vec![(range(0, 0x40_0000), 0)]).unwrap();
         assert!(memory.bytes(PhysAddr::new(0x2f_0000), 0x10).is_ok());
         assert!(memory.bytes(PhysAddr::new(0x3f_0000), 0x10).is_err());
         assert!(memory.failure().is_some());
@@ -276,7 +278,7 @@ mod tests {
     fn pieces_that_overlap_are_refused() {
         let pieces = vec![(range(0, 0x1000), 0), (range(0xfff, 1), 0)];
         assert!(
-            FileMem::new(file(), pieces)
+            FileMem::new(file("overlap"), pieces)
                 .err()
                 .unwrap()
                 .contains("0xfff")
