@@ -38,8 +38,12 @@ struct Machine {
 
 /// Tries a program of several CPUs in every order.
 fn every_order(run: impl Fn(Machine) + Send + Sync + 'static) {
+    every_order_with(2, run);
+}
+
+fn every_order_with(preemptions: usize, run: impl Fn(Machine) + Send + Sync + 'static) {
     let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(2);
+    model.preemption_bound = Some(preemptions);
     model.max_branches = 1 << 20;
     let orders = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&orders);
@@ -170,7 +174,7 @@ fn a_batch_that_is_refused_leaves_what_the_other_preserved() {
 #[test]
 fn an_allocation_that_fails_loses_nothing() {
     for n in 0..12 {
-        every_order(move |machine| {
+        every_order_with(1, move |machine| {
             machine.pages.0.fail_at(Some(n));
             let other = machine.spawn(|tracker| preserve(tracker, 3));
             let mine = preserve(&machine.tracker, 0);
