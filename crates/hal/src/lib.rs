@@ -22,6 +22,8 @@
 //! [`PhysAddr`], [`Pfn`], [`Order`] and [`PageSize`] are distinct types with checked arithmetic,
 //! so a page number can never pass for an address.
 //!
+//! [`sync`] holds the atomics that are lent; a model checker can put its own there.
+//!
 //! [`walk`] follows a function's capability lists, for whoever has to know where a register is.
 //!
 //! # Example
@@ -66,6 +68,7 @@ extern crate std;
 
 mod addr;
 mod alloc;
+#[cfg(not(loom))]
 mod direct;
 mod ecam;
 mod mem;
@@ -74,10 +77,12 @@ mod pci;
 mod ports;
 #[cfg(feature = "sim")]
 pub mod sim;
+pub mod sync;
 pub mod walk;
 
 pub use addr::{Order, PageSize, Pfn, PhysAddr, PhysRange};
 pub use alloc::{AllocError, PageAlloc};
+#[cfg(not(loom))]
 pub use direct::{DirectMap, FrozenDirectMap};
 pub use ecam::Ecam;
 pub use mem::{FrozenMem, MemError, PhysMem};

@@ -1,8 +1,8 @@
 //! Physical memory, lent by address.
 
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering};
 
+use crate::sync::{AtomicU64, Ordering};
 use crate::{PhysAddr, PhysRange};
 
 /// Why memory could not be lent.

@@ -1,6 +1,6 @@
 //! Runs of set bits in words: the one place where maps of folios are read bit by bit.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use kho_hal::sync::{AtomicU64, Ordering};
 
 /// A word of a page that is read, or written at the same time.
 pub(crate) trait Word {

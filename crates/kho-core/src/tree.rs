@@ -1,8 +1,7 @@
 //! Reading the radix tree, one's own or a predecessor's.
 
-use core::sync::atomic::AtomicU64;
-
 use kho_abi::radix::{self, Key};
+use kho_hal::sync::AtomicU64;
 use kho_hal::{FrozenMem, MemError, Order, PageSize, PhysAddr, PhysMem};
 
 use crate::OutgoingError;

@@ -36,8 +36,8 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::fmt;
 
+use kho_hal::sync::RwLock;
 use kho_hal::{Access, PciConfigAccess, PciError, Sbdf};
-use spin::rwlock::RwLock;
 
 use crate::fields::{Field, FieldError, for_each_field, for_each_field_of_fit, kind_of};
 use crate::setup::{Past, Phase, SetError, Settings, Survey};
@@ -150,7 +150,7 @@ pub struct Guarded<C> {
     functions: RwLock<Functions>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Functions {
     tracked: BTreeMap<Sbdf, Tracked>,
     /// Those that arrived and were not found yet.
@@ -161,14 +161,10 @@ struct Functions {
 
 impl<C: PciConfigAccess> Guarded<C> {
     /// Nothing is preserved.
-    pub const fn new(inner: C) -> Self {
+    pub fn new(inner: C) -> Self {
         Self {
             inner,
-            functions: RwLock::new(Functions {
-                tracked: BTreeMap::new(),
-                closed: BTreeSet::new(),
-                lasting: BTreeMap::new(),
-            }),
+            functions: RwLock::default(),
         }
     }
 

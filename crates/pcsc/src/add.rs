@@ -11,8 +11,8 @@ use crate::flags::{HEADER_TYPE, MAPPED, NO_BIST, UNLISTED_ABSENT, UNLISTED_CONST
 use crate::function::{Function, Keep, Kind, State};
 use crate::infer::Inference;
 use crate::space::{MAP, Space};
-use crate::sync::Ordering;
 use crate::walk::Source;
+use kho_hal::sync::Ordering;
 
 /// What the owner of a function says about bytes that belong to no capability.
 ///

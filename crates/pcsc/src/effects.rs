@@ -9,8 +9,8 @@ use crate::cache::{Cached, join};
 use crate::function::{Function, Keep, Kind, State, Writing};
 use crate::infer::Region;
 use crate::rules::{Effect, Place, RULES, Rule, Trigger, VENDORS_OWN};
-use crate::sync::Ordering;
 use crate::table::entry_of;
+use kho_hal::sync::Ordering;
 
 /// Where a bridge has its bus numbers.
 const BUS_NUMBERS: u16 = 0x18;

@@ -1,7 +1,7 @@
 //! What is noted of one function besides its registers.
 
 use crate::function::Function;
-use crate::sync::Ordering;
+use kho_hal::sync::Ordering;
 
 /// Header type without the multifunction bit.
 pub(crate) const HEADER_TYPE: u64 = 0x7f;

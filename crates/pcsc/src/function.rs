@@ -31,7 +31,7 @@ use spin::{Mutex, Once};
 use crate::line;
 use crate::space::{LINES, MAP, Space};
 use crate::stats::Counters;
-use crate::sync::{AtomicU64, Ordering};
+use kho_hal::sync::{AtomicU64, Ordering};
 
 /// What the cache may do with a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -93,8 +93,6 @@ mod space;
 #[cfg(feature = "alloc")]
 mod stats;
 #[cfg(feature = "alloc")]
-mod sync;
-#[cfg(feature = "alloc")]
 mod wide;
 
 #[cfg(all(feature = "alloc", not(loom)))]

@@ -1,11 +1,13 @@
-//! The protocol of [`crate::function`] under the model checker: every interleaving with at most three
-//! preemptions.
+//! The protocol of [`crate::function`] under the model checker: every interleaving of two CPUs with at
+//! most three preemptions, of three with two.
 //!
 //! Run with `RUSTFLAGS="--cfg loom" cargo test -p kho-pcsc --release --all-features --lib model`.
 
+use core::sync::atomic::AtomicUsize;
+
+use kho_hal::sync::{AtomicU64, Ordering};
 use kho_hal::{Access, Width};
 use loom::sync::Arc;
-use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
 
 use crate::function::{Function, Keep, Kind};
@@ -46,11 +48,21 @@ fn device(constant: bool) -> Arc<Device> {
     })
 }
 
-/// Every interleaving with at most three preemptions.
+/// Every interleaving of two CPUs with at most three preemptions.
 fn bounded(run: impl Fn() + Send + Sync + 'static) {
+    bounded_by(3, run);
+}
+
+fn bounded_by(preemptions: usize, run: impl Fn() + Send + Sync + 'static) {
+    let orders = std::sync::Arc::new(AtomicUsize::new(0));
+    let count = std::sync::Arc::clone(&orders);
     let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(3);
-    model.check(run);
+    model.preemption_bound = Some(preemptions);
+    model.check(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        run();
+    });
+    std::println!("{} orders", orders.load(Ordering::Relaxed));
 }
 
 impl Device {
@@ -128,7 +140,7 @@ fn no_reader_gets_what_the_device_has_no_more() {
 
 #[test]
 fn two_readers_and_a_writer_agree_in_the_end() {
-    bounded(|| {
+    bounded_by(2, || {
         let device = device(false);
         let writer = {
             let device = Arc::clone(&device);

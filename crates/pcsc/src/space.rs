@@ -11,7 +11,7 @@
 
 use std_alloc::boxed::Box;
 
-use crate::sync::AtomicU64;
+use kho_hal::sync::AtomicU64;
 
 /// Words of one bitmap; fewer for the model checker.
 pub(crate) const MAP: usize = if cfg!(loom) { 1 } else { 64 };
@@ -27,14 +27,7 @@ pub(crate) const WORDS: usize = VALUES + 2 * MAP;
 pub(crate) enum Space<'m> {
     Heap(Box<[AtomicU64]>),
     /// Pages that can survive: their physical address, and their words.
-    #[cfg(not(loom))]
     Pages(kho_hal::PhysAddr, &'m [AtomicU64]),
-    #[cfg(loom)]
-    #[allow(
-        dead_code,
-        reason = "keeps the lifetime in use; pages are not modelled"
-    )]
-    Pages(&'m ()),
 }
 
 impl Space<'_> {
@@ -46,10 +39,7 @@ impl Space<'_> {
     pub(crate) fn words(&self) -> &[AtomicU64] {
         match self {
             Self::Heap(words) => words,
-            #[cfg(not(loom))]
             Self::Pages(_, words) => words,
-            #[cfg(loom)]
-            Self::Pages(()) => &[],
         }
     }
 

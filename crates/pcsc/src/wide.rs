@@ -11,7 +11,7 @@
 //! writes to known functions, or nothing is stored. When the write is done it looks again: an
 //! addition that it does not see then reads the hardware after the write.
 
-use crate::sync::{AtomicU64, Ordering, fence};
+use kho_hal::sync::{AtomicU64, Ordering, fence};
 
 pub(crate) struct WideWrites(AtomicU64);
 

@@ -3,8 +3,7 @@
 use std_alloc::collections::BTreeMap;
 use std_alloc::vec::Vec;
 
-use spin::mutex::SpinMutex;
-
+use crate::sync::{Ordering, SpinMutex};
 use crate::{AllocError, Order, PageAlloc, PageSize, PhysAddr, PhysMem, PhysRange};
 
 /// Gives out the pages of some ranges, lowest first.
@@ -73,7 +72,7 @@ impl<M: PhysMem> SimAlloc<M> {
             "the allocator was given {addr}, which is not memory"
         );
         for w in words.unwrap_or_default() {
-            w.store(word, core::sync::atomic::Ordering::Relaxed);
+            w.store(word, Ordering::Relaxed);
         }
     }
 }
@@ -153,6 +152,7 @@ impl<M: PhysMem> PageAlloc for SimAlloc<M> {
 }
 
 #[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
     use crate::sim::SimMemory;

@@ -7,12 +7,22 @@
 //! that behave.
 
 mod alloc;
+#[cfg(not(loom))]
 mod elf;
+#[cfg(not(loom))]
 mod fault;
+#[cfg(not(loom))]
 mod memory;
+#[cfg(loom)]
+mod model;
 pub mod pci;
 
 pub use self::alloc::SimAlloc;
+#[cfg(not(loom))]
 pub use self::elf::{ElfError, ElfImage, Machine};
+#[cfg(not(loom))]
 pub use self::fault::Faulty;
+#[cfg(not(loom))]
 pub use self::memory::{FrozenSim, Overlap, SimMemory};
+#[cfg(loom)]
+pub use self::model::ModelMemory;

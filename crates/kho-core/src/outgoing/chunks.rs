@@ -2,10 +2,10 @@
 
 use alloc::vec::Vec;
 use core::mem::offset_of;
-use core::sync::atomic::Ordering;
 
 use kho_abi::chunk::{ChunkEntry, ChunkHeader, SketchChunkHeader, V1Bitmaps, chunk_capacity};
 use kho_abi::fdt::Generation;
+use kho_hal::sync::{AtomicU64, Ordering};
 use kho_hal::{Order, PageAlloc, PageSize, PhysAddr, PhysMem};
 use zerocopy::IntoBytes;
 
@@ -193,7 +193,7 @@ impl<'x, M: PhysMem, A: PageAlloc> ChunkWriter<'x, M, A> {
 }
 
 /// Sets `count` bits from bit `first` on, a word at a time.
-pub(crate) fn set_bits(words: &[core::sync::atomic::AtomicU64], first: u64, count: u64) {
+pub(crate) fn set_bits(words: &[AtomicU64], first: u64, count: u64) {
     let (mut bit, end) = (first, first + count);
     while bit < end {
         let n = (64 - bit % 64).min(end - bit);

@@ -1,8 +1,7 @@
 //! Setting or clearing many bits of the tree, a word at a time.
 
-use core::sync::atomic::{AtomicU64, Ordering};
-
 use kho_abi::radix::{self, Key};
+use kho_hal::sync::{AtomicU64, Ordering};
 use kho_hal::{Order, PageAlloc, PhysAddr, PhysMem, PhysRange};
 
 use crate::outgoing::split::Nodes;

@@ -1,8 +1,7 @@
 //! Where the tables above the leaves are, so that the way to one need not start at the root.
 
-use core::sync::atomic::{AtomicU64, Ordering};
-
 use kho_abi::radix::{self, Key};
+use kho_hal::sync::{AtomicU64, Ordering};
 use kho_hal::{PageSize, PhysAddr};
 
 /// How many there are: enough for 2 TiB in folios of one order, with 4 KiB pages.
@@ -31,8 +30,8 @@ const fn tag_and_slot(key: Key, page: PageSize) -> (u64, usize) {
 }
 
 impl Shortcuts {
-    pub(super) const fn new() -> Self {
-        Self([const { AtomicU64::new(0) }; SLOTS])
+    pub(super) fn new() -> Self {
+        Self(core::array::from_fn(|_| AtomicU64::new(0)))
     }
 
     /// The table of level 1 that leads to `key`, if it is known.

@@ -8,9 +8,8 @@
 //! The tree's own pages are not preserved, as the format demands: the successor stays in scratch
 //! until it has read them.
 
-use core::sync::atomic::{AtomicU64, Ordering};
-
 use kho_abi::radix::{self, Key};
+use kho_hal::sync::{AtomicU64, Ordering};
 use kho_hal::{Order, PageAlloc, PageSize, PhysAddr, PhysMem, PhysRange};
 
 use crate::OutgoingError;

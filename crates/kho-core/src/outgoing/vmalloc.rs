@@ -3,9 +3,8 @@
 //! What a mapping ties together is lost at kexec. The list keeps the order of the physical pages,
 //! so that the successor can map them again.
 
-use core::sync::atomic::Ordering;
-
 use kho_abi::vmalloc::{CHUNK_HEADER, FLAG_VM_ALLOC, KhoVmalloc, chunk_capacity};
+use kho_hal::sync::Ordering;
 use kho_hal::{Order, PageAlloc, PageSize, PhysAddr, PhysMem, PhysRange};
 
 use crate::outgoing::split::Nodes;

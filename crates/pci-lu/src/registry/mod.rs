@@ -125,8 +125,8 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use kho_core::OutgoingError;
+use kho_hal::sync::SpinMutex;
 use kho_hal::{PciConfigAccess, Sbdf};
-use spin::mutex::SpinMutex;
 
 use crate::bars::{BarError, Bars};
 use crate::guard::{GuardError, Guarded};

@@ -10,7 +10,7 @@ use crate::cache::{Cached, Pages};
 use crate::function::{Function, Kind};
 use crate::infer::Inference;
 use crate::space::{MAP, Space, VALUES};
-use crate::sync::{AtomicU64, Ordering};
+use kho_hal::sync::{AtomicU64, Ordering};
 
 /// Words of a page in the conventional variant: values, and each of two bitmaps.
 const SMALL_VALUES: usize = 32;
