@@ -14,10 +14,6 @@ pub enum Failure {
 }
 
 impl Failure {
-    pub fn problem(what: impl fmt::Display) -> Self {
-        Self::Problem(what.to_string())
-    }
-
     pub fn unreadable(what: impl fmt::Display) -> Self {
         Self::Unreadable(what.to_string())
     }

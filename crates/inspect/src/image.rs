@@ -1,7 +1,7 @@
 //! A handover in an image of physical memory.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use elf::ElfStream;
@@ -173,21 +173,37 @@ fn open(path: &Path, options: &Options) -> Result<Image, Failure> {
     if path == Path::new("/dev/mem") {
         return from_machine(file, options);
     }
-    let mut magic = [0; 4];
-    let is_elf = file.read_exact(&mut magic).is_ok() && &magic == b"\x7fELF";
-    if is_elf {
-        from_elf(file, options)
+    // Also of a block device, which has no size by name.
+    let len = file.seek(SeekFrom::End(0)).map_err(|error| {
+        let why = "what cannot be read from any place, such as a pipe, has to be a file first";
+        Failure::unreadable(format!("{error}: {why}"))
+    })?;
+    file.rewind().map_err(Failure::unreadable)?;
+    let mut start = Vec::new();
+    let head = Read::by_ref(&mut file).take(16).read_to_end(&mut start);
+    head.map_err(Failure::unreadable)?;
+    if COMPRESSED.iter().any(|magic| start.starts_with(magic)) {
+        let why = "a kdump-compressed dump, of which no address can be found without unpacking \
+                   it: take it as ELF (QEMU's dump-guest-memory without -z, -l, -s, -R; \
+                   makedumpfile -E; or a plain copy of /proc/vmcore)";
+        return Err(Failure::unreadable(why));
+    }
+    if start.starts_with(b"\x7fELF") {
+        from_elf(file, len, options)
     } else {
-        from_raw(file, options)
+        from_raw(file, len, options)
     }
 }
 
+/// How the dumps of makedumpfile and QEMU start whose pages are compressed: as they are used, and
+/// flattened, to go through a pipe.
+const COMPRESSED: [&[u8]; 3] = [b"KDUMP   ", b"DISKDUMP", b"makedumpfile\0"];
+
 /// The parts of a core file: also of those that QEMU's `dump-guest-memory` and kdump write, which
 /// name no entry and no page size.
-fn from_elf(file: File, options: &Options) -> Result<Image, Failure> {
+fn from_elf(file: File, len: u64, options: &Options) -> Result<Image, Failure> {
     let broken =
-        |why: &dyn std::fmt::Display| Failure::problem(format!("not a whole ELF file: {why}"));
-    let len = file.metadata().map_err(Failure::unreadable)?.len();
+        |why: &dyn std::fmt::Display| Failure::unreadable(format!("not a whole ELF file: {why}"));
     let own = file.try_clone().map_err(Failure::unreadable)?;
     let elf = ElfStream::<LittleEndian, _>::open_stream(file).map_err(|error| broken(&error))?;
     if elf.ehdr.class != elf::file::Class::ELF64 {
@@ -195,7 +211,7 @@ fn from_elf(file: File, options: &Options) -> Result<Image, Failure> {
     }
     if elf.ehdr.e_type != ET_CORE {
         let kind = elf.ehdr.e_type;
-        return Err(Failure::problem(format!(
+        return Err(Failure::unreadable(format!(
             "ELF type {kind} is not a core file"
         )));
     }
@@ -205,7 +221,7 @@ fn from_elf(file: File, options: &Options) -> Result<Image, Failure> {
         (None, EM_AARCH64) => Arch::Aarch64,
         (None, other) => {
             let why = format!("no handover is known for the ELF machine {other}");
-            return Err(Failure::problem(why));
+            return Err(Failure::unreadable(why));
         }
     };
     let (mut pieces, mut page_size) = (Vec::new(), None);
@@ -227,7 +243,7 @@ fn from_elf(file: File, options: &Options) -> Result<Image, Failure> {
     // What only says where the first instruction would be is no argument of a kernel.
     let entry = Some(PhysAddr::new(elf.ehdr.e_entry)).filter(|entry| entry.as_u64() != 0);
     Ok(Image {
-        memory: FileMem::new(own, pieces).map_err(Failure::Problem)?,
+        memory: FileMem::new(own, pieces),
         arch,
         entry: options.entry.or(entry),
         boot: options.boot,
@@ -235,21 +251,23 @@ fn from_elf(file: File, options: &Options) -> Result<Image, Failure> {
     })
 }
 
-fn from_raw(file: File, options: &Options) -> Result<Image, Failure> {
+fn from_raw(file: File, len: u64, options: &Options) -> Result<Image, Failure> {
+    if len == 0 {
+        return Err(Failure::unreadable("the file is empty"));
+    }
     let why = "not an ELF file; for a RAM file give --arch";
-    let arch = options.arch.ok_or(Failure::problem(why))?;
+    let arch = options.arch.ok_or(Failure::unreadable(why))?;
     let base = options.base.unwrap_or(PhysAddr::new(match arch {
         Arch::X86_64 => 0,
         Arch::Aarch64 => 0x4000_0000,
     }));
-    let len = file.metadata().map_err(Failure::unreadable)?.len();
     let range = PhysRange::new(base, len).ok_or(Failure::unreadable("the base is too high"))?;
     if options.entry.is_none() && options.boot.is_none() {
         let why = "for a RAM file give --entry or --kho-data";
         return Err(Failure::unreadable(why));
     }
     Ok(Image {
-        memory: FileMem::new(file, vec![(range, 0)]).map_err(Failure::Problem)?,
+        memory: FileMem::new(file, vec![(range, 0)]),
         arch,
         entry: options.entry,
         boot: options.boot,
@@ -267,7 +285,7 @@ fn from_machine(file: File, options: &Options) -> Result<Image, Failure> {
         (boot, _) => boot,
     };
     Ok(Image {
-        memory: FileMem::new(file, pieces.collect()).map_err(Failure::Problem)?,
+        memory: FileMem::new(file, pieces.collect()),
         arch: arch.ok_or(Failure::unreadable("no handover is known for this machine"))?,
         entry: options.entry,
         boot,

@@ -7,8 +7,9 @@
 )]
 
 use std::ffi::OsStr;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use elf::ElfBytes;
 use elf::endian::LittleEndian;
@@ -309,21 +310,47 @@ fn refuses_what_is_damaged() {
     for (name, addr, bytes, words) in rows {
         let mut damaged = file.clone();
         patch(&mut damaged, *addr, bytes);
-        assert_refused(name, &damaged, words);
+        assert_refused(name, &damaged, 1, words);
     }
-    assert_refused("truncated", &file[..file.len() / 2], &["ELF"]);
-    assert_refused("header-only", &file[..100], &["ELF"]);
-    assert_refused("empty", &[], &["--arch"]);
-    let mut core = file.clone();
-    core[16] = 2;
-    assert_refused("not-a-core", &core, &["type 2"]);
 }
 
-fn assert_refused(name: &str, file: &[u8], words: &[&str]) {
+/// What is wrong with the file says nothing of the handover.
+#[test]
+fn a_file_that_is_no_image_has_its_own_status() {
+    let file = read("linux-7.3-x86_64.elf");
+    let mut program = file.clone();
+    program[16] = 2;
+    let rows: [(&str, &[u8], &[&str]); 8] = [
+        ("truncated", &file[..file.len() / 2], &["ELF"]),
+        ("header-only", &file[..100], &["ELF"]),
+        ("not-a-core", &program, &["type 2"]),
+        ("empty", &[], &["empty"]),
+        ("text", b"no memory", &["--arch"]),
+        ("kdump", b"KDUMP   \x06\0\0\0", &["kdump-compressed", "ELF"]),
+        ("diskdump", b"DISKDUMP\x06\0\0\0", &["kdump-compressed"]),
+        ("flat", b"makedumpfile\0\0\0\0", &["kdump-compressed"]),
+    ];
+    for (name, bytes, words) in rows {
+        assert_refused(name, bytes, 2, words);
+    }
+    let mut child = Command::new(env!("CARGO_BIN_EXE_kho-inspect"))
+        .arg("/dev/stdin")
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It may have gone before all is written.
+    let _ = child.stdin.take().unwrap().write_all(&file);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("pipe"));
+}
+
+fn assert_refused(name: &str, file: &[u8], status: i32, words: &[&str]) {
     let path = temporary(&format!("damaged-{name}"), file);
     let output = inspect(&["--json"], &path);
     let error = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{name}: {error}");
+    assert_eq!(output.status.code(), Some(status), "{name}: {error}");
     assert!(output.stdout.is_empty(), "{name}: no partial output");
     for word in words {
         assert!(error.contains(word), "{name}: {word:?} in {error:?}");
@@ -468,31 +495,38 @@ fn says_what_each_consumer_will_do() {
     );
 }
 
-/// The core file that QEMU's dump-guest-memory writes: no entry, no page size.
+/// What QEMU's dump-guest-memory wrote of a machine that holds the handover of the other file: it
+/// names no entry and no page size.
 #[test]
 fn reads_a_dump_of_qemu() {
-    let name = "linux-7.3-x86_64";
-    let mut file = read(&format!("{name}.elf"));
-    let expected = json(&path(&format!("{name}.elf")));
-    file[24..32].fill(0);
-    let table = u64::from_le_bytes(file[32..40].try_into().unwrap()) as usize;
-    let count = u16::from_le_bytes([file[56], file[57]]) as usize;
-    for i in 0..count {
-        let align = table + i * 56 + 48;
-        file[align..align + 8].fill(0);
-    }
-    let dump = temporary("qemu.dump", &file);
+    let packed = std::fs::File::open(path("qemu-dump-aarch64.xz")).unwrap();
+    let mut dump = Vec::new();
+    lzma_rust2::XzReader::new(packed, false)
+        .read_to_end(&mut dump)
+        .unwrap();
+    let dump = temporary("qemu.dump", &dump);
+    let expected = json(&path("ours-to-ours-aarch64.elf"));
     let alone = inspect(&["--json"], &dump);
     assert_eq!(alone.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&alone.stderr).contains("--kho-data"));
     let data = ["fdt_addr", "fdt_size", "scratch_addr", "scratch_size"]
         .map(|key| expected["kho_data"][key].to_string());
-    let output = inspect(&["--json", "--kho-data", &data.join(",")], &dump);
-    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
-    for (key, value) in expected.as_object().unwrap() {
-        if key != "entry" {
-            assert_eq!(&found[key], value, "{key}");
+    for args in [
+        ["--json", "--kho-data", &data.join(",")],
+        ["--json", "--entry", &expected["entry"].to_string()],
+    ] {
+        let output = inspect(&args, &dump);
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        for (key, value) in expected.as_object().unwrap() {
+            // The memory of files, which the other file lacks, reads as zeros here.
+            if !["entry", "luo"].contains(&key.as_str()) {
+                assert_eq!(&found[key], value, "{key}");
+            }
         }
+        assert_eq!(
+            found["luo"]["sessions"].as_array().unwrap().len(),
+            expected["luo"]["sessions"].as_array().unwrap().len()
+        );
     }
     std::fs::remove_file(dump).unwrap();
 }

@@ -6,6 +6,7 @@ mod initrd;
 mod inspect;
 mod kernels;
 mod machine;
+mod monitor;
 mod places;
 mod programs;
 mod scenarios;

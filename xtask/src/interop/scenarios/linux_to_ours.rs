@@ -1,4 +1,5 @@
-//! Linux hands over to us: we find what it preserved, and the host finds the same in the RAM.
+//! Linux hands over to us: we find what it preserved, and the host finds the same in the RAM, and in
+//! the dumps that QEMU writes of it.
 
 use anyhow::{Context, Result, ensure};
 use kho_interop_plan::{REGION, REGION_SEED, REGION_SIZE};
@@ -8,8 +9,18 @@ use super::linux_cmdline;
 use crate::interop::Bench;
 use crate::interop::initrd::Initrd;
 use crate::interop::inspect;
-use crate::interop::machine::Machine;
+use crate::interop::machine::{Dump, Machine};
 use crate::interop::serial::{Boot, pattern_digest};
+
+const fn dump(format: &'static str, paging: bool) -> Dump {
+    Dump { format, paging }
+}
+
+/// The forms that are read: without and, where memory can be in it twice, with virtual addresses.
+const ELF: [Dump; 2] = [dump("elf", false), dump("elf", true)];
+
+/// The forms that are refused.
+const COMPRESSED: [Dump; 2] = [dump("kdump-zlib", false), dump("kdump-raw-zlib", false)];
 
 pub fn run(bench: &Bench, name: &str) -> Result<()> {
     let initrd = Initrd::new(&bench.init)?
@@ -22,6 +33,7 @@ pub fn run(bench: &Bench, name: &str) -> Result<()> {
         &linux_cmdline(bench.arch, "start"),
     )
     .initrd(initrd)
+    .dumps(&[ELF[0], ELF[1], COMPRESSED[0], COMPRESSED[1]])
     .run()?;
     let linux = run.boot(0, "linux")?;
     let ours = run.boot(1, "bare-metal")?;
@@ -29,6 +41,13 @@ pub fn run(bench: &Bench, name: &str) -> Result<()> {
     ensure!(ours.one("metadata")?["count"] == 1, "the count is not 1");
     let host = inspect::facts(bench, name, &run, ours)?;
     check_same(ours, &host)?;
+    for (dump, form) in run.dumps().iter().zip(ELF) {
+        let found = inspect::facts_in_dump(dump, ours).with_context(|| format!("{form:?}"))?;
+        ensure!(found == host, "{form:?} is not what the RAM is");
+    }
+    for (dump, form) in run.dumps().iter().skip(ELF.len()).zip(COMPRESSED) {
+        inspect::refuses(dump, ours, "kdump-compressed").with_context(|| format!("{form:?}"))?;
+    }
     ours.one("off")?;
     Ok(())
 }
