@@ -38,7 +38,8 @@ pub fn of(
         "kho_data": {
             "fdt_addr": boot.fdt_addr.as_u64(),
             "fdt_size": boot.fdt_size,
-            "scratch_addr": boot.scratch_addr.as_u64(),
+            // Nobody said where the list is, if it was searched for.
+            "scratch_addr": (boot.scratch_size > 0).then_some(boot.scratch_addr.as_u64()),
             "scratch_size": boot.scratch_size,
         },
         "scratch": incoming.scratch().areas().map(range).collect::<Vec<_>>(),

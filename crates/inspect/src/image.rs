@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::failure::Failure;
 use crate::memory::FileMem;
-use crate::{Options, convert, extract, facts, live};
+use crate::{Options, convert, extract, facts, live, search};
 
 /// How the boot data is passed, by architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,14 +66,21 @@ struct Image {
     page_size: PageSize,
 }
 
+/// Said of a handover that the running kernel took over, if it is not whole any more.
+const REUSED: &str = "a running kernel gives the memory of the map that it took over to others; \
+                      --search finds what it is about to hand over";
+
 /// Everything there is to say of the handover in a file, and a map of the memory. Converts the
 /// handover as well, if that is asked for.
 pub fn facts(path: &Path, options: &Options) -> Result<(Value, MemoryMap), Failure> {
     let image = open(path, options)?;
     // What the library calls absent memory may be a file that cannot be read.
-    look(&image, options).map_err(|failure| match image.memory.failure() {
-        Some(error) => Failure::unreadable(format!("{error}: {failure}")),
-        None => failure,
+    look(&image, options).map_err(|failure| match (image.memory.failure(), failure) {
+        (Some(error), failure) => Failure::unreadable(format!("{error}: {failure}")),
+        (None, Failure::Problem(what)) if path == Path::new(live::PATH) && !options.search => {
+            Failure::Problem(format!("{what} ({REUSED})"))
+        }
+        (None, failure) => failure,
     })
 }
 
@@ -121,12 +128,45 @@ impl Image {
         options: &Options,
         workspace: &mut Vec<u64>,
     ) -> Result<(Incoming<'a, FileMem>, Option<BootPlace>), Failure> {
-        let (boot, place) = find(self)?;
         let machine = Machine {
             v1_bitmaps: options.v1_bitmaps,
             ..Machine::unknown(self.page_size)
         };
+        let (boot, place) = if options.search {
+            (self.search(machine, workspace)?, None)
+        } else {
+            find(self)?
+        };
         Ok((check(&self.memory, boot, machine, workspace)?, place))
+    }
+
+    /// The only whole handover in the memory, wherever it is.
+    fn search(&self, machine: Machine<'_>, workspace: &mut Vec<u64>) -> Result<BootData, Failure> {
+        let (mut whole, mut others) = (Vec::new(), String::new());
+        for (fdt_addr, fdt_size) in search::roots(&self.memory, self.page_size) {
+            // Only the boot data leads to the list of scratch areas.
+            let boot = BootData {
+                fdt_addr,
+                fdt_size,
+                scratch_addr: fdt_addr,
+                scratch_size: 0,
+            };
+            match check(&self.memory, boot, machine, workspace) {
+                Ok(_) => whole.push(boot),
+                Err(failure) => others += &format!("; at {fdt_addr}: {failure}"),
+            }
+        }
+        match whole[..] {
+            [boot] => Ok(boot),
+            [] if others.is_empty() => Err(Failure::Problem("no description is in it".into())),
+            [] => Err(Failure::Problem(format!("no whole handover{others}"))),
+            _ => {
+                let addrs: Vec<_> = whole.iter().map(|boot| boot.fdt_addr.to_string()).collect();
+                let addrs = addrs.join(" and ");
+                let why = format!("there are handovers at {addrs}: choose with --kho-data");
+                Err(Failure::unreadable(why))
+            }
+        }
     }
 }
 
@@ -136,7 +176,7 @@ fn find(image: &Image) -> Result<(BootData, Option<BootPlace>), Failure> {
         return Ok((boot, None));
     }
     let entry = image.entry.ok_or(Failure::unreadable(
-        "where the handover is described is not known: give --entry or --kho-data",
+        "where the handover is described is not known: give --entry, --kho-data or --search",
     ))?;
     let found = match image.arch {
         Arch::X86_64 => BootData::from_boot_params(&image.memory, entry),
@@ -170,7 +210,7 @@ fn check<'a>(
 
 fn open(path: &Path, options: &Options) -> Result<Image, Failure> {
     let mut file = File::open(path).map_err(Failure::unreadable)?;
-    if path == Path::new("/dev/mem") {
+    if path == Path::new(live::PATH) {
         return from_machine(file, options);
     }
     // Also of a block device, which has no size by name.
@@ -262,10 +302,6 @@ fn from_raw(file: File, len: u64, options: &Options) -> Result<Image, Failure> {
         Arch::Aarch64 => 0x4000_0000,
     }));
     let range = PhysRange::new(base, len).ok_or(Failure::unreadable("the base is too high"))?;
-    if options.entry.is_none() && options.boot.is_none() {
-        let why = "for a RAM file give --entry or --kho-data";
-        return Err(Failure::unreadable(why));
-    }
     Ok(Image {
         memory: FileMem::new(file, vec![(range, 0)]),
         arch,
@@ -281,7 +317,7 @@ fn from_machine(file: File, options: &Options) -> Result<Image, Failure> {
     let ram = live::ram().map_err(Failure::unreadable)?;
     let pieces = ram.into_iter().map(|range| (range, range.start().as_u64()));
     let boot = match (options.boot, options.entry) {
-        (None, None) => Some(live::boot_data().map_err(Failure::unreadable)?),
+        (None, None) if !options.search => Some(live::boot_data().map_err(Failure::unreadable)?),
         (boot, _) => boot,
     };
     Ok(Image {

@@ -23,6 +23,7 @@ mod map;
 mod memory;
 mod options;
 mod progress;
+mod search;
 mod text;
 
 use std::fs;

@@ -24,6 +24,8 @@ pub struct Options {
     pub boot: Option<BootData>,
     pub v1_bitmaps: Option<V1Bitmaps>,
     pub preflight: bool,
+    /// Whether to look for the handover in all of the memory.
+    pub search: bool,
     pub accepted_by: Vec<Consumer>,
     pub svg: Option<PathBuf>,
     /// Which generation to convert to, and the core file to write.
@@ -82,6 +84,7 @@ pub fn parse(mut args: lexopt::Parser) -> Result<Option<Options>, lexopt::Error>
         match arg {
             Long("json") => options.json = true,
             Long("preflight") => options.preflight = true,
+            Long("search") => options.search = true,
             Long("diff") => diff = true,
             Long("extract") => extract = true,
             Long("svg") => options.svg = Some(args.value()?.into()),
@@ -118,6 +121,9 @@ pub fn parse(mut args: lexopt::Parser) -> Result<Option<Options>, lexopt::Error>
     options.other = paths.next();
     if diff != options.other.is_some() || paths.next().is_some() {
         return Err("one image is shown; --diff takes two".into());
+    }
+    if options.search && (options.entry.is_some() || options.boot.is_some()) {
+        return Err("--search is for when --entry and --kho-data are not known".into());
     }
     match (to, extract, output) {
         (None, false, None) => {}

@@ -68,6 +68,12 @@ fn description(out: &mut String, facts: &Value, map: Option<&MemoryMap>) {
         line(out, map);
     }
     memory(out, facts);
+    if facts["scratch"].as_array().is_some_and(Vec::is_empty) {
+        let _ = writeln!(
+            out,
+            "scratch     not known, so nothing is said of what lies in it"
+        );
+    }
     list(out, "scratch", &facts["scratch"], |out, area| {
         let _ = write!(out, "{:>14}  ", addr(&area["addr"]));
         if area["size"] == 0 {

@@ -698,3 +698,90 @@ fn a_large_machine_is_shown_like_a_small_one() {
     std::fs::remove_file(svg).unwrap();
     std::fs::remove_file(ram).unwrap();
 }
+
+/// Without being told where: the only whole handover in the memory.
+#[test]
+fn searches_for_the_handover() {
+    let original = path("linux-7.3-x86_64.elf");
+    let file = read("linux-7.3-x86_64.elf");
+    let expected = json(&original);
+    let search = |name: &str, bytes: &[u8]| {
+        let path = temporary(name, bytes);
+        let output = inspect(&["--search", "--json"], &path);
+        std::fs::remove_file(path).unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), output.stdout, error)
+    };
+    let mut silent = file.clone();
+    silent[24..32].fill(0);
+    let (status, stdout, error) = search("search", &silent);
+    assert_eq!(status, Some(0), "{error}");
+    let found: Value = serde_json::from_slice(&stdout).unwrap();
+    assert_eq!(
+        found["kho_data"]["fdt_addr"],
+        expected["kho_data"]["fdt_addr"]
+    );
+    assert_eq!(found["kho_data"]["scratch_addr"], Value::Null);
+    assert_eq!(found["scratch"], serde_json::json!([]));
+    for key in ["folios_sha256", "subtrees", "luo", "preflight"] {
+        assert_eq!(found[key], expected[key], "{key}");
+    }
+    let text = String::from_utf8(inspect(&["--search"], &original).stdout).unwrap();
+    assert!(text.contains("scratch     not known"), "{text}");
+
+    let fdt = expected["kho_data"]["fdt_addr"].as_u64().unwrap();
+    let mut damaged = silent.clone();
+    patch(&mut damaged, fdt + 0x60, &0u64.to_le_bytes());
+    let (status, _, error) = search("search-damaged", &damaged);
+    assert_eq!(status, Some(1), "{error}");
+    assert!(error.contains("no description"), "{error}");
+    let mut cut = silent.clone();
+    patch(
+        &mut cut,
+        expected["preserved_memory_map"].as_u64().unwrap(),
+        &[0; 4096],
+    );
+    let (status, _, error) = search("search-cut", &cut);
+    assert_eq!(status, Some(1), "{error}");
+    assert!(error.contains(&format!("{fdt:#x}")), "{error}");
+
+    let both = ["--search", "--entry", "0x1000"];
+    assert_eq!(inspect(&both, &original).status.code(), Some(2));
+}
+
+/// Of two descriptions that lead to the same map, one was left behind: which, nobody can say.
+#[test]
+fn a_search_that_finds_two_handovers_names_both() {
+    let page = PageSize::Size4K;
+    let range = |start, size| PhysRange::new(PhysAddr::new(start), size).unwrap();
+    let mut memory = SimMemory::new([range(0, 1 << 20)]).unwrap();
+    let (copy, scratch) = (PhysAddr::new(0x7_0000), [range(0x8_0000, 0x8_0000)]);
+    let boot = {
+        let alloc = SimAlloc::new(&memory, page, [range(0x1000, 0x6_0000)]);
+        let tracker = Tracker::new(&memory, &alloc, page, &scratch).unwrap();
+        let mut outgoing = Outgoing::new(tracker).unwrap();
+        outgoing
+            .tracker()
+            .preserve_folio(copy, Order::ZERO)
+            .unwrap();
+        let array = PhysAddr::new(0x8_0000);
+        outgoing.finalize(array, &mut []).unwrap().hand_over()
+    };
+    let frozen = memory.freeze();
+    let mut ram = frozen.bytes(PhysAddr::new(0), 1 << 20).unwrap().to_vec();
+    let search = |ram: &[u8]| {
+        let ram = temporary("twice.ram", ram);
+        let output = inspect(&["--arch", "x86_64", "--search"], &ram);
+        std::fs::remove_file(ram).unwrap();
+        output
+    };
+    assert_eq!(search(&ram).status.code(), Some(0));
+    let fdt = boot.fdt_addr.as_u64() as usize;
+    ram.copy_within(fdt..fdt + 4096, copy.as_u64() as usize);
+    let output = search(&ram);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    for addr in [boot.fdt_addr, copy] {
+        assert!(error.contains(&addr.to_string()), "{error}");
+    }
+}

@@ -4,9 +4,10 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::facts::{digest, say};
 
@@ -83,4 +84,24 @@ pub fn count() -> Result<u32> {
         json!({ "release": String::from_utf8_lossy(release), "count": count }),
     );
     Ok(count)
+}
+
+/// States what `kho-inspect` finds in the machine's own memory, given `args`, if the program is
+/// there.
+pub fn inspect(args: &[&str]) -> Result<()> {
+    const PROGRAM: &str = "/kho-inspect";
+    if !fs::exists(PROGRAM)? {
+        return Ok(());
+    }
+    let output = Command::new(PROGRAM)
+        .args(args)
+        .args(["--json", "/dev/mem"])
+        .output()?;
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let error = String::from_utf8_lossy(&output.stderr);
+    say(
+        "inspect",
+        json!({ "status": output.status.code(), "found": found, "error": error.trim() }),
+    );
+    Ok(())
 }

@@ -1,6 +1,8 @@
 //! Linux hands over to us: we find what it preserved, and the host finds the same in the RAM, and in
 //! the dumps that QEMU writes of it.
 
+use std::fs;
+
 use anyhow::{Context, Result, ensure};
 use kho_interop_plan::{REGION, REGION_SEED, REGION_SIZE};
 use serde_json::Value;
@@ -24,6 +26,7 @@ const COMPRESSED: [Dump; 2] = [dump("kdump-zlib", false), dump("kdump-raw-zlib",
 
 pub fn run(bench: &Bench, name: &str) -> Result<()> {
     let initrd = Initrd::new(&bench.init)?
+        .file("kho-inspect", &fs::read(&bench.inspect)?)?
         .kernel("next", &bench.bare_metal, &[], "interop=look")?
         .finish()?;
     let run = Machine::new(
@@ -41,6 +44,7 @@ pub fn run(bench: &Bench, name: &str) -> Result<()> {
     ensure!(ours.one("metadata")?["count"] == 1, "the count is not 1");
     let host = inspect::facts(bench, name, &run, ours)?;
     check_same(ours, &host)?;
+    check_live(linux, &host)?;
     for (dump, form) in run.dumps().iter().zip(ELF) {
         let found = inspect::facts_in_dump(dump, ours).with_context(|| format!("{form:?}"))?;
         ensure!(found == host, "{form:?} is not what the RAM is");
@@ -49,6 +53,38 @@ pub fn run(bench: &Bench, name: &str) -> Result<()> {
         inspect::refuses(dump, ours, "kdump-compressed").with_context(|| format!("{form:?}"))?;
     }
     ours.one("off")?;
+    Ok(())
+}
+
+/// That before the jump, Linux's own user space found what the host found after it. LUO writes its
+/// part in between.
+fn check_live(linux: &Boot, host: &Value) -> Result<()> {
+    let live = linux.one("inspect")?;
+    ensure!(live["status"] == 0, "in the guest: {}", live["error"]);
+    let live = &live["found"];
+    for key in [
+        "compatible",
+        "preserved_memory_map",
+        "reserve_mem",
+        "kexec_metadata",
+    ] {
+        ensure!(live[key] == host[key], "{key} was {}", live[key]);
+    }
+    let fdt = &live["kho_data"]["fdt_addr"];
+    ensure!(
+        *fdt == host["kho_data"]["fdt_addr"],
+        "the description was at {fdt}"
+    );
+    for (name, blob) in host["subtrees"].as_object().context("no sub-blobs")? {
+        let before = &live["subtrees"][name];
+        let same = before["addr"] == blob["addr"] && before["size"] == blob["size"];
+        ensure!(same && before["preserved"] == true, "{name} was {before}");
+    }
+    let bytes = |facts: &Value| facts["preserved_bytes"].as_u64();
+    let grown = bytes(live)
+        .zip(bytes(host))
+        .is_some_and(|(before, after)| before <= after);
+    ensure!(grown, "{} bytes were preserved", live["preserved_bytes"]);
     Ok(())
 }
 
