@@ -13,8 +13,10 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use zerocopy::FromBytes;
 
+use crate::failure::Failure;
+
 /// The facts in a folder that holds `fdt` and `sub_fdts`, or two such folders, `in` and `out`.
-pub fn facts(folder: &Path) -> Result<Value, String> {
+pub fn facts(folder: &Path) -> Result<Value, Failure> {
     if folder.join("fdt").exists() {
         return side(folder);
     }
@@ -22,20 +24,20 @@ pub fn facts(folder: &Path) -> Result<Value, String> {
     for name in ["in", "out"] {
         let path = folder.join(name);
         if path.join("fdt").exists() {
-            sides.insert(
-                name,
-                side(&path).map_err(|error| format!("{name}: {error}"))?,
-            );
+            sides.insert(name, side(&path)?);
         }
     }
     if sides.is_empty() {
-        return Err("there is no description: neither fdt, in/fdt nor out/fdt".to_owned());
+        let why = "there is no description: neither fdt, in/fdt nor out/fdt";
+        return Err(Failure::unreadable(why));
     }
     Ok(json!({ "debugfs": sides }))
 }
 
-fn side(folder: &Path) -> Result<Value, String> {
-    let bytes = fs::read(folder.join("fdt")).map_err(|error| format!("fdt: {error}"))?;
+fn side(folder: &Path) -> Result<Value, Failure> {
+    let path = folder.join("fdt");
+    let unreadable = |error| Failure::unreadable(format!("{}: {error}", path.display()));
+    let bytes = fs::read(&path).map_err(unreadable)?;
     // Linux shows the whole page.
     let size = bytes
         .get(4..8)
@@ -44,7 +46,7 @@ fn side(folder: &Path) -> Result<Value, String> {
     let fdt = size
         .and_then(|size| bytes.get(..size as usize))
         .unwrap_or(&bytes);
-    let root = RootFdt::parse(fdt, PhysAddr::new(0)).map_err(|error| error.to_string())?;
+    let root = RootFdt::parse(fdt, PhysAddr::new(0))?;
     let mut subtrees = BTreeMap::new();
     let (mut metadata, mut regions) = (Value::Null, json!({}));
     for (name, addr, size) in root.nodes() {

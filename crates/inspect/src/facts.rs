@@ -33,6 +33,7 @@ pub fn of(
     let boot = incoming.boot_data();
     let mut facts = json!({
         "arch": arch.name(),
+        "problems": [],
         "page_size": incoming.page_size().bytes(),
         "entry": entry.map(PhysAddr::as_u64),
         "kho_data": {

@@ -13,7 +13,7 @@ use kho::hal::{PageSize, PhysAddr, PhysRange};
 use kho_draw::MemoryMap;
 use serde_json::Value;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, Problem};
 use crate::memory::FileMem;
 use crate::{Options, convert, extract, facts, live, search};
 
@@ -76,9 +76,13 @@ pub fn facts(path: &Path, options: &Options) -> Result<(Value, MemoryMap), Failu
     let image = open(path, options)?;
     // What the library calls absent memory may be a file that cannot be read.
     look(&image, options).map_err(|failure| match (image.memory.failure(), failure) {
-        (Some(error), failure) => Failure::unreadable(format!("{error}: {failure}")),
-        (None, Failure::Problem(what)) if path == Path::new(live::PATH) && !options.search => {
-            Failure::Problem(format!("{what} ({REUSED})"))
+        (Some(error), failure) => {
+            Failure::unreadable(format!("{error}: {}", failure.lines().join("; ")))
+        }
+        (None, Failure::Unsound(problems, _))
+            if path == Path::new(live::PATH) && !options.search =>
+        {
+            Failure::Unsound(problems, Some(REUSED))
         }
         (None, failure) => failure,
     })
@@ -105,7 +109,7 @@ fn look(image: &Image, options: &Options) -> Result<(Value, MemoryMap), Failure>
         let mut workspace = Vec::new();
         let (same, _) = again.check(options, &mut workspace)?;
         let source = (image.arch, image.entry);
-        facts::of(&again.memory, &same, source, extract::MAX_CONTENT).map_err(Failure::Problem)?;
+        facts::of(&again.memory, &same, source, extract::MAX_CONTENT).map_err(Failure::Refused)?;
         write(
             output,
             extract::core(&again.memory, image.page_size, target),
@@ -113,12 +117,12 @@ fn look(image: &Image, options: &Options) -> Result<(Value, MemoryMap), Failure>
     }
     let source = (image.arch, image.entry);
     let facts = facts::of(&image.memory, &incoming, source, facts::MAX_CONTENT);
-    let facts = facts.map_err(Failure::Problem)?;
+    let facts = facts.map_err(Failure::Refused)?;
     Ok((facts, MemoryMap::of(image.memory.ranges(), &incoming)))
 }
 
 fn write(output: &Path, core: Result<Vec<u8>, String>) -> Result<(), Failure> {
-    let written = std::fs::write(output, core.map_err(Failure::Problem)?);
+    let written = std::fs::write(output, core.map_err(Failure::Refused)?);
     written.map_err(|error| Failure::unreadable(format!("{}: {error}", output.display())))
 }
 
@@ -142,7 +146,7 @@ impl Image {
 
     /// The only whole handover in the memory, wherever it is.
     fn search(&self, machine: Machine<'_>, workspace: &mut Vec<u64>) -> Result<BootData, Failure> {
-        let (mut whole, mut others) = (Vec::new(), String::new());
+        let (mut whole, mut others) = (Vec::new(), Vec::new());
         for (fdt_addr, fdt_size) in search::roots(&self.memory, self.page_size) {
             // Only the boot data leads to the list of scratch areas.
             let boot = BootData {
@@ -153,20 +157,29 @@ impl Image {
             };
             match check(&self.memory, boot, machine, workspace) {
                 Ok(_) => whole.push(boot),
-                Err(failure) => others += &format!("; at {fdt_addr}: {failure}"),
+                Err(failure) => others.push((fdt_addr, failure)),
             }
         }
-        match whole[..] {
-            [boot] => Ok(boot),
-            [] if others.is_empty() => Err(Failure::Problem("no description is in it".into())),
-            [] => Err(Failure::Problem(format!("no whole handover{others}"))),
-            _ => {
-                let addrs: Vec<_> = whole.iter().map(|boot| boot.fdt_addr.to_string()).collect();
-                let addrs = addrs.join(" and ");
-                let why = format!("there are handovers at {addrs}: choose with --kho-data");
-                Err(Failure::unreadable(why))
-            }
+        if let [boot] = whole[..] {
+            return Ok(boot);
         }
+        if whole.is_empty() && others.len() <= 1 {
+            let none = || Failure::Refused("there is no root description in the memory".into());
+            return Err(others.pop().map_or_else(none, |(_, failure)| failure));
+        }
+        let whole = whole.iter().map(|boot| (boot.fdt_addr, "whole".to_owned()));
+        let others = others
+            .iter()
+            .map(|(addr, failure)| (*addr, failure.lines().join(", ")));
+        let all: Vec<_> = whole
+            .chain(others)
+            .map(|(addr, what)| format!("at {addr}: {what}"))
+            .collect();
+        let why = format!(
+            "choose with --kho-data from the handovers {}",
+            all.join("; ")
+        );
+        Err(Failure::unreadable(why))
     }
 }
 
@@ -186,24 +199,54 @@ fn find(image: &Image) -> Result<(BootData, Option<BootPlace>), Failure> {
     Ok((boot, Some(place)))
 }
 
-/// Checks a handover with as much workspace as it needs.
+/// Checks a handover. If it is not whole, that is one of many problems: names them all.
 fn check<'a>(
     memory: &'a FileMem,
     boot: BootData,
     machine: Machine<'_>,
     workspace: &mut Vec<u64>,
 ) -> Result<Incoming<'a, FileMem>, Failure> {
-    workspace.resize(1 << 12, 0);
+    let checked = with_workspace(workspace, |workspace| {
+        Incoming::check(memory, boot, machine, workspace)
+    });
+    checked.map_err(|first| {
+        let mut problems = Vec::new();
+        let listed = with_workspace(workspace, |workspace| {
+            problems.clear();
+            Incoming::diagnose(memory, boot, machine, workspace, |problem| {
+                if problems.len() < MOST && !problems.contains(&problem) {
+                    problems.push(problem);
+                }
+            })
+        });
+        problems.extend(listed.err());
+        // Memory that changes meanwhile may look whole by now.
+        if problems.is_empty() {
+            problems.push(first);
+        }
+        let hint = (problems.len() >= MOST).then_some("and there are more problems");
+        Failure::Unsound(problems.into_iter().map(Problem::from).collect(), hint)
+    })
+}
+
+/// More problems than this are not shown.
+const MOST: usize = 100;
+
+/// Does what says itself how much workspace it needs.
+fn with_workspace<T>(
+    workspace: &mut Vec<u64>,
+    mut work: impl FnMut(&mut [u64]) -> Result<T, IncomingError>,
+) -> Result<T, IncomingError> {
+    workspace.resize(workspace.len().max(1 << 12), 0);
     loop {
-        match Incoming::check(memory, boot, machine, workspace) {
-            Ok(incoming) => return Ok(incoming),
+        match work(workspace) {
             Err(IncomingError {
                 fault: Fault::Workspace { words },
                 ..
             }) if words > workspace.len() as u64 && words <= MAX_WORKSPACE => {
                 workspace.resize(words as usize, 0);
             }
-            Err(error) => return Err(error.into()),
+            done => return done,
         }
     }
 }

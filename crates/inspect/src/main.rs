@@ -55,7 +55,12 @@ fn main() -> ExitCode {
         Some(other) => differ(&options, other),
     };
     done.unwrap_or_else(|(path, failure)| {
-        eprintln!("kho-inspect: {}: {failure}", path.display());
+        for line in failure.lines() {
+            eprintln!("kho-inspect: {}: {line}", path.display());
+        }
+        if let Some(problems) = failure.json().filter(|_| options.json) {
+            print(&format!("{problems:#}\n"));
+        }
         ExitCode::from(failure.status())
     })
 }
@@ -77,7 +82,7 @@ fn show(options: &Options) -> Done<'_> {
     for consumer in &options.accepted_by {
         let refused = consumer.refuses(&facts);
         if let Some(why) = refused.map_err(|failure| (path, failure))? {
-            return Err((path, Failure::Problem(why)));
+            return Err((path, Failure::Refused(why)));
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -109,9 +114,7 @@ fn look<'a>(
     options: &Options,
 ) -> Result<(Value, Option<MemoryMap>), (&'a Path, Failure)> {
     let found = if path.is_dir() {
-        debugfs::facts(path)
-            .map(|facts| (facts, None))
-            .map_err(Failure::Problem)
+        debugfs::facts(path).map(|facts| (facts, None))
     } else {
         image::facts(path, options).map(|(facts, map)| (facts, Some(map)))
     };
