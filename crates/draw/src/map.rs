@@ -331,9 +331,14 @@ impl Row<'_> {
     /// The only kind in the row, if every cell is full of it.
     fn full_of(&self, size: u64) -> Option<Kind> {
         let kind = most(self.cells.first()?.1);
+        // Memory that is something else was added as other memory, too.
         let full = |&(_, counts): &(u64, &Counts)| {
-            let alone = counts.iter().filter(|&&count| count > 0).count() == 1;
-            alone && counts.get(kind as usize) == Some(&size)
+            let mut kinds = Kind::ALL.into_iter().zip(counts.iter().copied());
+            kinds.all(|(found, count)| match found {
+                _ if found == kind => count == size,
+                Kind::Other => true,
+                _ => count == 0,
+            })
         };
         let all = self.cells.len() as u64 == COLUMNS && self.cells.iter().all(full);
         all.then_some(kind)
@@ -455,6 +460,22 @@ mod tests {
         assert_eq!(cells, TIB >> map.shift);
         let picture = document("1 TiB", [map.draw()]);
         assert!(picture.contains("the same for"), "{picture}");
+    }
+
+    /// What is preserved was added as other memory before.
+    #[test]
+    fn rows_of_preserved_memory_repeat_too() {
+        let mut map = MemoryMap::new();
+        map.add(range(0, TIB), Kind::Other);
+        map.add(range(TIB / 2, TIB / 4), Kind::Large);
+        let rows = map.rows();
+        let kinds: Vec<_> = rows.iter().map(|row| most(row.cells[0].1)).collect();
+        assert_eq!(kinds, [Kind::Other, Kind::Large, Kind::Other]);
+        let preserved = (rows[1].repeated + 1) * COLUMNS << map.shift;
+        assert_eq!(preserved, TIB / 4);
+        // With something else in it, a row stands for itself.
+        map.add(range(TIB * 3 / 4 - 4096, 4096), Kind::Small);
+        assert_eq!(map.rows().len(), 4);
     }
 
     #[test]
