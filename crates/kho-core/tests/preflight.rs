@@ -11,12 +11,14 @@ mod common;
 use common::{FREE, Sim, pages};
 use kho_abi::chunk::V1Bitmaps;
 use kho_abi::fdt::Generation;
-use kho_core::incoming::{Incoming, Machine, Region};
+use kho_core::incoming::{Incoming, Machine, Region, RootFdt};
 use kho_core::outgoing::luo::Luo;
 use kho_core::outgoing::{Outgoing, StateTree, metadata, reserve_mem};
-use kho_core::preflight::{Consumer, Outcome, Part, Version, preflight};
+use kho_core::preflight::{
+    Consumer, Outcome, Part, Verdict, Version, preflight, preflight_description,
+};
 use kho_hal::sim::{SimAlloc, SimMemory};
-use kho_hal::{PageSize, PhysMem};
+use kho_hal::{FrozenMem, PageSize, PhysMem};
 
 type SimOutgoing<'m> = Outgoing<'m, &'m SimMemory, &'m SimAlloc<&'m SimMemory>>;
 
@@ -50,6 +52,9 @@ fn outcomes(
     };
     let incoming = Incoming::check(&frozen, boot, machine, &mut [0; 64]).unwrap();
     let verdicts = Consumer::ALL.map(|consumer| preflight(&incoming, consumer));
+    for (consumer, verdicts) in Consumer::ALL.into_iter().zip(&verdicts) {
+        assert_description(&incoming, &frozen, consumer, verdicts);
+    }
     for verdicts in verdicts {
         let parts = verdicts.map(|verdict| verdict.part);
         assert_eq!(
@@ -67,6 +72,38 @@ fn outcomes(
     verdicts
         .map(|verdicts| verdicts.map(|verdict| verdict.outcome))
         .to_vec()
+}
+
+/// What Linux shows in debugfs gives the same verdicts, as far as it goes.
+fn assert_description<M: FrozenMem>(
+    incoming: &Incoming<'_, M>,
+    memory: &M,
+    consumer: Consumer,
+    verdicts: &[Verdict<'_>; 5],
+) {
+    let at = incoming.boot_data().fdt_addr;
+    let bytes = |at, size| memory.bytes(at, size).unwrap();
+    let root = RootFdt::parse(bytes(at, incoming.fdt_size()), at).unwrap();
+    let blob = |name: &str| {
+        let range = incoming.subtree(name)?.range;
+        Some(bytes(range.start(), range.size() as usize))
+    };
+    let [description, others @ ..] = preflight_description(&root, blob, consumer);
+    let [whole, luo, _, metadata, memblock] = *verdicts;
+    match incoming.generation() {
+        generation if generation.has_radix_tree() => {
+            assert_eq!((description, others), (whole, [luo, metadata, memblock]));
+        }
+        Generation::V1Small | Generation::V1Page => {
+            let expected = match whole.outcome {
+                Outcome::GoesWithout => Outcome::GoesWithout,
+                // Either may be.
+                _ => Outcome::Unknown,
+            };
+            assert_eq!(description.outcome, expected);
+        }
+        _ => assert_eq!(description, whole),
+    }
 }
 
 #[test]

@@ -483,17 +483,8 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
     /// starts with.
     pub(crate) fn blob_version(&self, name: &str) -> Option<&'a str> {
         let blob = self.subtree(name)?.range;
-        let version = match loose::root(self.mem, blob.start(), blob.size()) {
-            Ok(root) => root.property(kho_abi::fdt::COMPATIBLE)?,
-            Err(_) => self
-                .mem
-                .bytes(blob.start(), blob.size().min(8) as usize)
-                .ok()?,
-        };
-        let version = version.split(|&byte| byte == 0).next()?;
-        core::str::from_utf8(version)
-            .ok()
-            .filter(|text| !text.is_empty())
+        let size = usize::try_from(blob.size()).ok()?;
+        loose::version(self.mem.bytes(blob.start(), size).ok()?)
     }
 
     /// What LUO handed over.
