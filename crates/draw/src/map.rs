@@ -160,9 +160,15 @@ impl MemoryMap {
         }
     }
 
-    /// How many bytes of `kind` were added.
+    /// How many bytes are of `kind`. Other memory is what turned out to be nothing else.
     pub fn bytes(&self, kind: Kind) -> u64 {
-        self.total.get(kind as usize).copied().unwrap_or_default()
+        match kind {
+            Kind::Other => {
+                let counts = self.cells.values().filter_map(split);
+                counts.map(|(_, other)| other).sum()
+            }
+            kind => self.total.get(kind as usize).copied().unwrap_or_default(),
+        }
     }
 
     fn coarsen(&mut self) {
@@ -288,11 +294,7 @@ impl MemoryMap {
     /// What the colours mean, three to a row.
     fn legend(&self, y: u32) -> Picture {
         let mut group = Group::new();
-        let bytes = |kind| match kind {
-            Kind::Other => self.other(),
-            kind => self.bytes(kind),
-        };
-        let shown = Kind::ALL.into_iter().map(|kind| (kind, bytes(kind)));
+        let shown = Kind::ALL.into_iter().map(|kind| (kind, self.bytes(kind)));
         let shown: Vec<_> = shown.filter(|&(_, bytes)| bytes > 0).collect();
         for (i, &(kind, bytes)) in shown.iter().enumerate() {
             let (x, y) = ((i as u32 % 3) * 370, y + (i as u32 / 3) * 22);
@@ -309,12 +311,6 @@ impl MemoryMap {
             group,
             height: shown.len().div_ceil(3) as u32 * 22,
         }
-    }
-
-    /// Bytes of other memory, less what turned out to be something else.
-    fn other(&self) -> u64 {
-        let counts = self.cells.values().filter_map(split);
-        counts.map(|(_, other)| other).sum()
     }
 }
 
@@ -427,7 +423,7 @@ mod tests {
         assert_eq!(counted(Kind::Small), pages.end * 4096);
         assert_eq!(map.bytes(Kind::Small), pages.end * 4096);
         assert_eq!(counted(Kind::Description), 1);
-        assert_eq!(map.other(), TIB - pages.end * 4096 - 1);
+        assert_eq!(map.bytes(Kind::Other), TIB - pages.end * 4096 - 1);
         assert!(map.cells.len() <= MANY);
         assert!(map.coarser(|map| map.rows().len() <= ROWS).rows().len() <= ROWS);
     }

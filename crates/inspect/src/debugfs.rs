@@ -7,12 +7,14 @@ use std::path::Path;
 use kho::abi::memblock;
 use kho::abi::metadata::{self, KexecMetadata};
 use kho::core::incoming::RootFdt;
+use kho::core::preflight::preflight_description;
 use kho::core::{Token, Tokens};
 use kho::hal::PhysAddr;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use zerocopy::FromBytes;
 
+use crate::facts;
 use crate::failure::Failure;
 
 /// The facts in a folder that holds `fdt` and `sub_fdts`, or two such folders, `in` and `out`.
@@ -47,17 +49,19 @@ fn side(folder: &Path) -> Result<Value, Failure> {
         .and_then(|size| bytes.get(..size as usize))
         .unwrap_or(&bytes);
     let root = RootFdt::parse(fdt, PhysAddr::new(0))?;
+    let read = |name: &str| {
+        Some((
+            name.to_owned(),
+            fs::read(folder.join("sub_fdts").join(name)).ok()?,
+        ))
+    };
+    let blobs: BTreeMap<_, _> = root.nodes().filter_map(|(name, ..)| read(name)).collect();
+    let blob = |name: &str| blobs.get(name).map(Vec::as_slice);
     let mut subtrees = BTreeMap::new();
-    let (mut metadata, mut regions) = (Value::Null, json!({}));
     for (name, addr, size) in root.nodes() {
         let mut blob = json!({ "addr": addr.as_u64(), "size": size });
-        if let Ok(bytes) = fs::read(folder.join("sub_fdts").join(name)) {
-            let digest = Sha256::digest(&bytes);
-            match name {
-                metadata::NODE => metadata = who(&bytes),
-                memblock::NODE => regions = reserve_mem(&bytes),
-                _ => {}
-            }
+        if let Some(bytes) = blobs.get(name) {
+            let digest = Sha256::digest(bytes);
             blob["size"] = json!(bytes.len());
             blob["sha256"] = json!(
                 digest
@@ -73,8 +77,9 @@ fn side(folder: &Path) -> Result<Value, Failure> {
         "fdt_totalsize": root.total_size(),
         "preserved_memory_map": root.map().as_u64(),
         "subtrees": subtrees,
-        "kexec_metadata": metadata,
-        "reserve_mem": regions,
+        "kexec_metadata": blob(metadata::NODE).map(who),
+        "reserve_mem": blob(memblock::NODE).map_or(json!({}), reserve_mem),
+        "preflight": facts::preflight(|consumer| preflight_description(&root, blob, consumer)),
     }))
 }
 

@@ -36,13 +36,13 @@ use kho_draw::{MemoryMap, document};
 use serde_json::Value;
 
 use crate::failure::Failure;
-use crate::options::{HELP, Options};
+use crate::options::{Asked, Options};
 
 fn main() -> ExitCode {
     let options = match options::parse(lexopt::Parser::from_env()) {
-        Ok(Some(options)) => options,
-        Ok(None) => {
-            print(HELP);
+        Ok(Asked::Handover(options)) => options,
+        Ok(Asked::Text(text)) => {
+            print(text);
             return ExitCode::SUCCESS;
         }
         Err(error) => {
@@ -102,7 +102,7 @@ fn differ<'a>(options: &'a Options, other: &'a Path) -> Done<'a> {
                 Some('-') => Style::new().red(),
                 _ => Style::new().yellow(),
             };
-            print(&format!("{}\n", style.apply_to(line)));
+            print(&format!("{}\n", style.apply_to(text::harmless(line))));
         }
     }
     Ok(ExitCode::from(u8::from(!lines.is_empty())))

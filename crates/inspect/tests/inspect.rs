@@ -125,7 +125,7 @@ fn finds_what_an_independent_reader_found() {
 
 #[test]
 fn prints_a_page_for_people() {
-    for name in FIXTURES {
+    for (name, cost, map) in [(FIXTURES[0], 200, 176), (FIXTURES[1], 220, 196)] {
         let output = inspect(&[], &path(&format!("{name}.elf")));
         let text = String::from_utf8(output.stdout).unwrap();
         for part in [
@@ -135,6 +135,9 @@ fn prints_a_page_for_people() {
             "session \"vm0\"",
             "memblock",
             "oops",
+            &format!("d description                 {cost} KiB"),
+            &format!("takes {cost} KiB of memory in all, {map} KiB of it the map"),
+            "session \"vm1\"  1 file\n",
         ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
@@ -212,6 +215,29 @@ fn reads_debugfs_blobs() {
     for key in keys.into_iter().chain(["kexec_metadata", "reserve_mem"]) {
         assert_eq!(found[key], expected[key], "{key}");
     }
+    let accepted = |version: &str, path: &Path| {
+        let output = inspect(&["--accepted-by", version], path);
+        output.status.code()
+    };
+    // What was taken over says nothing of what will be handed over.
+    assert_eq!(accepted("7.3", &folder), Some(2));
+    assert_eq!(accepted("7.3", &folder.join("in")), Some(0));
+    std::fs::rename(folder.join("in"), folder.join("out")).unwrap();
+    assert_eq!(accepted("7.3", &folder), Some(0));
+    assert_eq!(accepted("7.1", &folder), Some(1));
+    let text = String::from_utf8(inspect(&[], &folder).stdout).unwrap();
+    assert!(
+        text.starts_with("out: what it is about to hand over\n"),
+        "{text}"
+    );
+    let luo = text
+        .lines()
+        .find(|line| line.trim_start().starts_with("LUO  "));
+    let luo: Vec<_> = luo.unwrap().split_whitespace().collect();
+    assert_eq!(luo[1..], ["luo-v5", "-", "-", "-", "-", "yes", "yes"]);
+    // LUO of another version makes that Linux panic.
+    std::fs::write(folder.join("out/sub_fdts/LUO"), b"luo-v9\0\0").unwrap();
+    assert_eq!(accepted("7.3", &folder), Some(1));
     std::fs::remove_dir_all(folder).unwrap();
 }
 
@@ -661,6 +687,36 @@ fn shows_what_differs() {
     let nowhere = diff(&[], &file, Path::new("/nonexistent"));
     assert_eq!(nowhere.status.code(), Some(2));
     std::fs::remove_file(converted).unwrap();
+}
+
+/// A guest's memory is not to be believed, and names in it are printed.
+#[test]
+fn names_do_nothing_to_a_terminal() {
+    let mut file = read("linux-7.3-x86_64.elf");
+    let original = path("linux-7.3-x86_64.elf");
+    let facts = json(&original);
+    let blob = &facts["subtrees"]["memblock"];
+    let at = file_offset(&file, blob["addr"].as_u64().unwrap());
+    let bytes = &mut file[at..at + blob["size"].as_u64().unwrap() as usize];
+    let name = bytes.windows(4).position(|bytes| bytes == b"oops").unwrap();
+    bytes[name..name + 4].copy_from_slice(b"\x1b[2J");
+    let hostile = temporary("hostile-name", &file);
+    let page = inspect(&[], &hostile).stdout;
+    let args = [OsStr::new("--diff"), original.as_ref(), hostile.as_ref()];
+    for shown in [page, run(args).stdout] {
+        let shown = String::from_utf8(shown).unwrap();
+        assert!(shown.contains("[2J"), "{shown}");
+        assert!(!shown.contains('\x1b'), "{shown}");
+    }
+    std::fs::remove_file(hostile).unwrap();
+}
+
+#[test]
+fn says_which_version_it_is() {
+    let version = run(["--version"]);
+    assert!(version.status.success());
+    let expected = concat!("kho-inspect ", env!("CARGO_PKG_VERSION"), "\n");
+    assert_eq!(version.stdout, expected.as_bytes());
 }
 
 #[test]

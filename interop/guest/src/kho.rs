@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 
 use crate::facts::{digest, say};
 
-const DEBUGFS: &str = "/sys/kernel/debug/kho";
+/// Where the kernel shows them.
+pub const DEBUGFS: &str = "/sys/kernel/debug/kho";
 
 /// States the lines of the kernel's log that are about handovers.
 pub fn log() -> Result<()> {
@@ -86,22 +87,23 @@ pub fn count() -> Result<u32> {
     Ok(count)
 }
 
-/// States what `kho-inspect` finds in the machine's own memory, given `args`, if the program is
-/// there.
+/// States what `kho-inspect` says of this machine, given `args`, if the program is there.
 pub fn inspect(args: &[&str]) -> Result<()> {
     const PROGRAM: &str = "/kho-inspect";
     if !fs::exists(PROGRAM)? {
         return Ok(());
     }
-    let output = Command::new(PROGRAM)
-        .args(args)
-        .args(["--json", "/dev/mem"])
-        .output()?;
+    let output = Command::new(PROGRAM).arg("--json").args(args).output()?;
     let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
     let error = String::from_utf8_lossy(&output.stderr);
     say(
         "inspect",
-        json!({ "status": output.status.code(), "found": found, "error": error.trim() }),
+        json!({
+            "args": args.join(" "),
+            "status": output.status.code(),
+            "found": found,
+            "error": error.trim(),
+        }),
     );
     Ok(())
 }

@@ -78,7 +78,10 @@ fn run() -> Result<()> {
             let held = luo::preserve_plan(&liveupdate)?;
             let boot = luo::preserve_boot(&liveupdate)?;
             kho::trees("out")?;
-            kho::inspect(&["--search"])?;
+            kho::inspect(&["--search", "/dev/mem"])?;
+            for version in ["7.1", "7.3"] {
+                kho::inspect(&["--accepted-by", version, kho::DEBUGFS])?;
+            }
             kexec().inspect_err(|_| drop((held, boot)))
         }
         job => match job.strip_prefix("relay:") {
@@ -89,7 +92,7 @@ fn run() -> Result<()> {
 }
 
 fn relay(last: u32) -> Result<()> {
-    kho::inspect(&[])?;
+    kho::inspect(&["/dev/mem"])?;
     region::check()?;
     let liveupdate = luo::open()?;
     let taken = luo::retrieve(&liveupdate)?;

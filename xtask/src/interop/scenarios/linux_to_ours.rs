@@ -59,7 +59,12 @@ pub fn run(bench: &Bench, name: &str) -> Result<()> {
 /// That before the jump, Linux's own user space found what the host found after it. LUO writes its
 /// part in between.
 fn check_live(linux: &Boot, host: &Value) -> Result<()> {
-    let live = linux.one("inspect")?;
+    for (version, status) in [("7.1", 1), ("7.3", 0)] {
+        let args = format!("--accepted-by {version} /sys/kernel/debug/kho");
+        let asked = linux.with("inspect", "args", &args)?;
+        ensure!(asked["status"] == status, "{args}: {}", asked["error"]);
+    }
+    let live = linux.with("inspect", "args", "--search /dev/mem")?;
     ensure!(live["status"] == 0, "in the guest: {}", live["error"]);
     let live = &live["found"];
     for key in [
