@@ -82,7 +82,7 @@ fn is_in(version: &str, name: &str) -> bool {
 /// What the command line asks for.
 #[derive(Debug)]
 pub enum Asked {
-    Handover(Options),
+    Handover(Box<Options>),
     /// A text that has nothing to do with a handover.
     Text(&'static str),
 }
@@ -151,7 +151,7 @@ pub fn parse(mut args: lexopt::Parser) -> Result<Asked, lexopt::Error> {
     if diff && writes {
         return Err("--diff writes no file".into());
     }
-    Ok(Asked::Handover(options))
+    Ok(Asked::Handover(Box::new(options)))
 }
 
 /// A generation of the format by its name, or by its string where that says enough.

@@ -331,7 +331,9 @@ fn text(value: &Value) -> &str {
 }
 
 fn addr(value: &Value) -> String {
-    format!("{:#x}", value.as_u64().unwrap_or(0))
+    value
+        .as_u64()
+        .map_or("?".to_owned(), |addr| format!("{addr:#x}"))
 }
 
 fn bytes(value: &Value) -> String {

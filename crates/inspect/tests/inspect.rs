@@ -235,6 +235,27 @@ fn reads_debugfs_blobs() {
         .find(|line| line.trim_start().starts_with("LUO  "));
     let luo: Vec<_> = luo.unwrap().split_whitespace().collect();
     assert_eq!(luo[1..], ["luo-v5", "-", "-", "-", "-", "yes", "yes"]);
+    // Of the outgoing description, Linux 7.3 shows as many bytes as it had at boot.
+    let whole = json(&folder)["debugfs"]["out"].clone();
+    let fdt = std::fs::read(folder.join("out/fdt")).unwrap();
+    std::fs::write(folder.join("out/fdt"), &fdt[..144]).unwrap();
+    let part = json(&folder)["debugfs"]["out"].clone();
+    for key in [
+        "compatible",
+        "fdt_totalsize",
+        "preserved_memory_map",
+        "preflight",
+    ] {
+        assert_eq!(part[key], whole[key], "{key}");
+    }
+    assert_eq!(
+        part["subtrees"]["LUO"]["sha256"],
+        whole["subtrees"]["LUO"]["sha256"]
+    );
+    assert_eq!(accepted("7.3", &folder), Some(0));
+    std::fs::write(folder.join("out/fdt"), &fdt[..100]).unwrap();
+    assert_eq!(accepted("7.3", &folder), Some(1), "not even that");
+    std::fs::write(folder.join("out/fdt"), &fdt).unwrap();
     // LUO of another version makes that Linux panic.
     std::fs::write(folder.join("out/sub_fdts/LUO"), b"luo-v9\0\0").unwrap();
     assert_eq!(accepted("7.3", &folder), Some(1));

@@ -13,10 +13,10 @@ use core::fmt;
 use kho_abi::fdt::Generation;
 use kho_abi::metadata::KexecMetadata;
 use kho_abi::{luo, memblock, memfd, metadata};
-use kho_hal::{FrozenMem, PhysAddr};
+use kho_hal::FrozenMem;
 use zerocopy::FromBytes;
 
-use crate::incoming::{Component, Incoming, RootFdt, loose};
+use crate::incoming::{Component, Incoming, loose};
 
 /// Who will take the handover over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -132,7 +132,7 @@ pub fn preflight<'a, M: FrozenMem>(
     };
     let fits = fits_orders(incoming, consumer);
     below([
-        root(found, incoming.map_addr(), fits, consumer),
+        root(found, incoming.map_addr().as_u64() != 0, fits, consumer),
         luo(luo_version, consumer),
         memfd(incoming, consumer),
         metadata(metadata_version, consumer),
@@ -140,11 +140,12 @@ pub fn preflight<'a, M: FrozenMem>(
     ])
 }
 
-/// As [`preflight`], where only descriptions are at hand, as Linux shows them in debugfs: the root,
-/// and by `blob` the bytes of the sub-blob of a name. Memory files, which LUO describes elsewhere,
-/// are not judged, and neither are sizes of folios; which bitmaps a list of v1 has is not known.
+/// As [`preflight`], where only descriptions are at hand, as Linux shows them in debugfs: the
+/// version string of the root, and by `blob` the bytes of the sub-blob of a name. Memory files, which
+/// LUO describes elsewhere, are not judged, and neither are sizes of folios; of `kho-v1`, which form
+/// it has is not known.
 pub fn preflight_description<'a>(
-    description: &RootFdt<'a>,
+    compatible: &'a str,
     blob: impl Fn(&str) -> Option<&'a [u8]>,
     consumer: Consumer,
 ) -> [Verdict<'a>; 4] {
@@ -156,13 +157,9 @@ pub fn preflight_description<'a>(
         None => Version::None,
         Some(bytes) => metadata_version(KexecMetadata::ref_from_prefix(bytes).ok().map(|it| it.0)),
     };
-    let root = match description.generation() {
-        Some(found) => root(found, description.map(), true, consumer),
-        None => v1(consumer),
-    };
     // Data that is inside the root is in no sub-blob.
     below([
-        root,
+        root_string(compatible, consumer),
         luo(text(luo::NODE), consumer),
         metadata(metadata_version, consumer),
         memblock(text(memblock::NODE), false, consumer),
@@ -195,26 +192,35 @@ fn reads(consumer: Consumer) -> Option<Generation> {
     }
 }
 
-/// A root of v1, whose bitmaps have either size.
-fn v1(consumer: Consumer) -> Verdict<'static> {
-    let found = Generation::V1Small.compatible();
+/// What becomes of a root of which only the version string is known; several generations may have it.
+fn root_string(compatible: &str, consumer: Consumer) -> Verdict<'_> {
+    let mut known = Generation::ALL
+        .into_iter()
+        .filter(|generation| generation.compatible() == compatible);
+    let (first, second) = (known.next(), known.next());
+    if let (Some(found), None) = (first, second) {
+        return root(found, true, true, consumer);
+    }
     let expected = reads(consumer);
-    let reads_v1 = expected.is_none_or(|expected| expected.compatible() == found);
+    let is_read = match expected {
+        Some(expected) => expected.compatible() == compatible,
+        None => first.is_some(),
+    };
     Verdict {
         part: Part::Root,
-        outcome: if reads_v1 {
+        outcome: if is_read {
             Outcome::Unknown
         } else {
             Outcome::GoesWithout
         },
-        found: Version::Text(found),
-        expected: expected.map_or(Version::Text(found), Version::Generation),
+        found: Version::Text(compatible),
+        expected: expected.map_or(Version::None, Version::Generation),
     }
 }
 
-/// What becomes of a root whose map is at `map`; `fits` says whether the consumer can count with its
-/// folios.
-fn root(found: Generation, map: PhysAddr, fits: bool, consumer: Consumer) -> Verdict<'static> {
+/// What becomes of a root. `has_map` says whether it has the address of a map, `fits` whether the
+/// consumer can count with its folios.
+fn root(found: Generation, has_map: bool, fits: bool, consumer: Consumer) -> Verdict<'static> {
     let expected = reads(consumer).unwrap_or(found);
     // The map's address was not looked at before 6.19: without one, nothing was preserved at all.
     let checks_map = consumer == Consumer::Linux6_19;
@@ -226,7 +232,7 @@ fn root(found: Generation, map: PhysAddr, fits: bool, consumer: Consumer) -> Ver
         } else {
             Outcome::Misreads
         }
-    } else if checks_map && map.as_u64() == 0 {
+    } else if checks_map && !has_map {
         Outcome::GoesWithout
     } else if found != expected || !fits {
         Outcome::Misreads
