@@ -467,7 +467,7 @@ mod tests {
         let rows = map.rows();
         let kinds: Vec<_> = rows.iter().map(|row| most(row.cells[0].1)).collect();
         assert_eq!(kinds, [Kind::Other, Kind::Large, Kind::Other]);
-        let preserved = (rows[1].repeated + 1) * COLUMNS << map.shift;
+        let preserved = ((rows[1].repeated + 1) * COLUMNS) << map.shift;
         assert_eq!(preserved, TIB / 4);
         // With something else in it, a row stands for itself.
         map.add(range(TIB * 3 / 4 - 4096, 4096), Kind::Small);
