@@ -158,9 +158,21 @@ fn check(base: &Base) {
         },
         ..Machine::unknown(PAGE)
     };
-    let Ok(incoming) = Incoming::check(&memory, base.boot, machine, &mut [0; 64]) else {
-        return;
+    let checked = Incoming::check(&memory, base.boot, machine, &mut [0; 64]);
+    let mut problems = Vec::new();
+    let report = |error| problems.push(error);
+    let diagnosed = Incoming::diagnose(&memory, base.boot, machine, &mut [0; 64], report);
+    let incoming = match checked {
+        Ok(incoming) => incoming,
+        Err(error) => {
+            assert!(
+                diagnosed.is_err() || problems.contains(&error),
+                "{problems:?}"
+            );
+            return;
+        }
     };
+    assert_eq!((diagnosed, problems.len()), (Ok(()), 0), "{problems:?}");
     let found: Vec<Folio> = incoming.folios().take(100_000).collect();
     if incoming.generation() == base.generation {
         let mut expected = match base.generation {

@@ -160,9 +160,15 @@ impl MemoryMap {
         }
     }
 
-    /// How many bytes of `kind` were added.
+    /// How many bytes are of `kind`. Other memory is what turned out to be nothing else.
     pub fn bytes(&self, kind: Kind) -> u64 {
-        self.total.get(kind as usize).copied().unwrap_or_default()
+        match kind {
+            Kind::Other => {
+                let counts = self.cells.values().filter_map(split);
+                counts.map(|(_, other)| other).sum()
+            }
+            kind => self.total.get(kind as usize).copied().unwrap_or_default(),
+        }
     }
 
     fn coarsen(&mut self) {
@@ -288,11 +294,7 @@ impl MemoryMap {
     /// What the colours mean, three to a row.
     fn legend(&self, y: u32) -> Picture {
         let mut group = Group::new();
-        let bytes = |kind| match kind {
-            Kind::Other => self.other(),
-            kind => self.bytes(kind),
-        };
-        let shown = Kind::ALL.into_iter().map(|kind| (kind, bytes(kind)));
+        let shown = Kind::ALL.into_iter().map(|kind| (kind, self.bytes(kind)));
         let shown: Vec<_> = shown.filter(|&(_, bytes)| bytes > 0).collect();
         for (i, &(kind, bytes)) in shown.iter().enumerate() {
             let (x, y) = ((i as u32 % 3) * 370, y + (i as u32 / 3) * 22);
@@ -310,12 +312,6 @@ impl MemoryMap {
             height: shown.len().div_ceil(3) as u32 * 22,
         }
     }
-
-    /// Bytes of other memory, less what turned out to be something else.
-    fn other(&self) -> u64 {
-        let counts = self.cells.values().filter_map(split);
-        counts.map(|(_, other)| other).sum()
-    }
 }
 
 /// A row of the drawing.
@@ -331,9 +327,14 @@ impl Row<'_> {
     /// The only kind in the row, if every cell is full of it.
     fn full_of(&self, size: u64) -> Option<Kind> {
         let kind = most(self.cells.first()?.1);
+        // Memory that is something else was added as other memory, too.
         let full = |&(_, counts): &(u64, &Counts)| {
-            let alone = counts.iter().filter(|&&count| count > 0).count() == 1;
-            alone && counts.get(kind as usize) == Some(&size)
+            let mut kinds = Kind::ALL.into_iter().zip(counts.iter().copied());
+            kinds.all(|(found, count)| match found {
+                _ if found == kind => count == size,
+                Kind::Other => true,
+                _ => count == 0,
+            })
         };
         let all = self.cells.len() as u64 == COLUMNS && self.cells.iter().all(full);
         all.then_some(kind)
@@ -422,7 +423,7 @@ mod tests {
         assert_eq!(counted(Kind::Small), pages.end * 4096);
         assert_eq!(map.bytes(Kind::Small), pages.end * 4096);
         assert_eq!(counted(Kind::Description), 1);
-        assert_eq!(map.other(), TIB - pages.end * 4096 - 1);
+        assert_eq!(map.bytes(Kind::Other), TIB - pages.end * 4096 - 1);
         assert!(map.cells.len() <= MANY);
         assert!(map.coarser(|map| map.rows().len() <= ROWS).rows().len() <= ROWS);
     }
@@ -455,6 +456,22 @@ mod tests {
         assert_eq!(cells, TIB >> map.shift);
         let picture = document("1 TiB", [map.draw()]);
         assert!(picture.contains("the same for"), "{picture}");
+    }
+
+    /// What is preserved was added as other memory before.
+    #[test]
+    fn rows_of_preserved_memory_repeat_too() {
+        let mut map = MemoryMap::new();
+        map.add(range(0, TIB), Kind::Other);
+        map.add(range(TIB / 2, TIB / 4), Kind::Large);
+        let rows = map.rows();
+        let kinds: Vec<_> = rows.iter().map(|row| most(row.cells[0].1)).collect();
+        assert_eq!(kinds, [Kind::Other, Kind::Large, Kind::Other]);
+        let preserved = ((rows[1].repeated + 1) * COLUMNS) << map.shift;
+        assert_eq!(preserved, TIB / 4);
+        // With something else in it, a row stands for itself.
+        map.add(range(TIB * 3 / 4 - 4096, 4096), Kind::Small);
+        assert_eq!(map.rows().len(), 4);
     }
 
     #[test]

@@ -48,3 +48,8 @@ pub fn document(title: &str, pictures: impl IntoIterator<Item = Picture>) -> Str
 pub(crate) fn text(x: u32, y: u32, what: impl Into<String>) -> Text {
     Text::new(what).set("x", x).set("y", y)
 }
+
+/// About how wide a line of text is: all characters of the font are, 0.6 of its size.
+pub(crate) fn text_width(what: &str) -> u32 {
+    what.chars().count() as u32 * 8
+}

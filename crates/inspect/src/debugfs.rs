@@ -1,20 +1,25 @@
 //! A handover as Linux shows it in debugfs: descriptions and blobs, but not the memory they name.
 
 use std::collections::BTreeMap;
+use std::ffi::CStr;
 use std::fs;
 use std::path::Path;
 
 use kho::abi::memblock;
 use kho::abi::metadata::{self, KexecMetadata};
-use kho::core::incoming::RootFdt;
+use kho::core::incoming::{IncomingError, RootFdt};
+use kho::core::preflight::preflight_description;
 use kho::core::{Token, Tokens};
 use kho::hal::PhysAddr;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use zerocopy::FromBytes;
 
+use crate::facts;
+use crate::failure::Failure;
+
 /// The facts in a folder that holds `fdt` and `sub_fdts`, or two such folders, `in` and `out`.
-pub fn facts(folder: &Path) -> Result<Value, String> {
+pub fn facts(folder: &Path) -> Result<Value, Failure> {
     if folder.join("fdt").exists() {
         return side(folder);
     }
@@ -22,58 +27,106 @@ pub fn facts(folder: &Path) -> Result<Value, String> {
     for name in ["in", "out"] {
         let path = folder.join(name);
         if path.join("fdt").exists() {
-            sides.insert(
-                name,
-                side(&path).map_err(|error| format!("{name}: {error}"))?,
-            );
+            sides.insert(name, side(&path)?);
         }
     }
     if sides.is_empty() {
-        return Err("there is no description: neither fdt, in/fdt nor out/fdt".to_owned());
+        let why = "there is no description: neither fdt, in/fdt nor out/fdt";
+        return Err(Failure::unreadable(why));
     }
     Ok(json!({ "debugfs": sides }))
 }
 
-fn side(folder: &Path) -> Result<Value, String> {
-    let bytes = fs::read(folder.join("fdt")).map_err(|error| format!("fdt: {error}"))?;
-    // Linux shows the whole page.
-    let size = bytes
-        .get(4..8)
-        .and_then(|size| size.try_into().ok())
-        .map(u32::from_be_bytes);
-    let fdt = size
-        .and_then(|size| bytes.get(..size as usize))
-        .unwrap_or(&bytes);
-    let root = RootFdt::parse(fdt, PhysAddr::new(0)).map_err(|error| error.to_string())?;
-    let mut subtrees = BTreeMap::new();
-    let (mut metadata, mut regions) = (Value::Null, json!({}));
-    for (name, addr, size) in root.nodes() {
-        let mut blob = json!({ "addr": addr.as_u64(), "size": size });
-        if let Ok(bytes) = fs::read(folder.join("sub_fdts").join(name)) {
-            let digest = Sha256::digest(&bytes);
-            match name {
-                metadata::NODE => metadata = who(&bytes),
-                memblock::NODE => regions = reserve_mem(&bytes),
-                _ => {}
-            }
-            blob["size"] = json!(bytes.len());
-            blob["sha256"] = json!(
-                digest
-                    .iter()
-                    .map(|b| format!("{b:02x}"))
-                    .collect::<String>()
-            );
-        }
-        subtrees.insert(name, blob);
+fn side(folder: &Path) -> Result<Value, Failure> {
+    let path = folder.join("fdt");
+    let unreadable = |error| Failure::unreadable(format!("{}: {error}", path.display()));
+    let bytes = fs::read(&path).map_err(unreadable)?;
+    let description = read(&bytes)?;
+    let folder = folder.join("sub_fdts");
+    let blobs = || fs::read_dir(&folder).into_iter().flatten().flatten();
+    let blobs: BTreeMap<_, _> = blobs()
+        .filter_map(|file| {
+            Some((
+                file.file_name().into_string().ok()?,
+                fs::read(file.path()).ok()?,
+            ))
+        })
+        .collect();
+    let blob = |name: &str| blobs.get(name).map(Vec::as_slice);
+    let mut subtrees = json!({});
+    for (name, addr, size) in description.nodes {
+        subtrees[name] = json!({ "addr": addr.as_u64(), "size": size });
     }
+    for (name, bytes) in &blobs {
+        let digest = Sha256::digest(bytes);
+        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        subtrees[name]["size"] = json!(bytes.len());
+        subtrees[name]["sha256"] = json!(digest);
+    }
+    let compatible = description.compatible;
     Ok(json!({
-        "compatible": root.compatible(),
-        "fdt_totalsize": root.total_size(),
-        "preserved_memory_map": root.map().as_u64(),
+        "compatible": compatible,
+        "fdt_totalsize": description.size,
+        "preserved_memory_map": description.map,
         "subtrees": subtrees,
-        "kexec_metadata": metadata,
-        "reserve_mem": regions,
+        "kexec_metadata": blob(metadata::NODE).map(who),
+        "reserve_mem": blob(memblock::NODE).map_or(json!({}), reserve_mem),
+        "preflight": facts::preflight(|consumer| preflight_description(compatible, blob, consumer)),
     }))
+}
+
+/// What a root description says, as far as it is shown.
+struct Description<'a> {
+    compatible: &'a str,
+    /// Bytes, by its own header.
+    size: u64,
+    map: u64,
+    nodes: Vec<(&'a str, PhysAddr, Option<u64>)>,
+}
+
+/// Reads a file `fdt`: of the incoming description, it has all. That of the outgoing one keeps the
+/// length that the description had when Linux 7.3 booted, before most sub-blobs were added: of what
+/// became of it, the file has the start.
+fn read(bytes: &[u8]) -> Result<Description<'_>, IncomingError> {
+    let size = bytes.get(4..8).and_then(|size| size.try_into().ok());
+    let size = size.map_or(0, u32::from_be_bytes) as usize;
+    if let Some((compatible, map)) = first(bytes).filter(|_| bytes.len() < size) {
+        return Ok(Description {
+            compatible,
+            size: size as u64,
+            map,
+            nodes: Vec::new(),
+        });
+    }
+    // Or, in other releases, the whole page.
+    let fdt = bytes.get(..size).unwrap_or(bytes);
+    let root = RootFdt::parse(fdt, PhysAddr::new(0))?;
+    Ok(Description {
+        compatible: root.compatible(),
+        size: root.total_size() as u64,
+        map: root.map().as_u64(),
+        nodes: root.nodes().collect(),
+    })
+}
+
+/// The values of the first two properties that Linux gives the root, without their names, which are
+/// at the end: `compatible` and the map's address.
+fn first(fdt: &[u8]) -> Option<(&str, u64)> {
+    const BEGIN_ROOT: [u8; 8] = [0, 0, 0, 1, 0, 0, 0, 0];
+    let at = u32::from_be_bytes(fdt.get(8..12)?.try_into().ok()?);
+    let (compatible, rest) = property(fdt.get(at as usize..)?.strip_prefix(&BEGIN_ROOT)?)?;
+    let (map, _) = property(rest)?;
+    let compatible = CStr::from_bytes_with_nul(compatible).ok()?.to_str().ok()?;
+    Some((compatible, u64::from_le_bytes(map.try_into().ok()?)))
+}
+
+/// The value of the property that comes next, and what comes after it.
+fn property(structure: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, rest) = structure.strip_prefix(&[0, 0, 0, 3])?.split_first_chunk()?;
+    let len = u32::from_be_bytes(*len) as usize;
+    let value = rest.get(4..)?;
+    let next = value.get(len.checked_next_multiple_of(4)?..)?;
+    Some((value.get(..len)?, next))
 }
 
 fn who(blob: &[u8]) -> Value {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kho::abi::radix;
 use kho::core::incoming::{Component, File, Incoming, Luo, Memfd};
-use kho::core::preflight::{self, Consumer};
+use kho::core::preflight::{self, Consumer, Verdict};
 use kho::hal::{FrozenMem, PhysAddr, PhysRange};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -33,12 +33,14 @@ pub fn of(
     let boot = incoming.boot_data();
     let mut facts = json!({
         "arch": arch.name(),
+        "problems": [],
         "page_size": incoming.page_size().bytes(),
         "entry": entry.map(PhysAddr::as_u64),
         "kho_data": {
             "fdt_addr": boot.fdt_addr.as_u64(),
             "fdt_size": boot.fdt_size,
-            "scratch_addr": boot.scratch_addr.as_u64(),
+            // Nobody said where the list is, if it was searched for.
+            "scratch_addr": (boot.scratch_size > 0).then_some(boot.scratch_addr.as_u64()),
             "scratch_size": boot.scratch_size,
         },
         "scratch": incoming.scratch().areas().map(range).collect::<Vec<_>>(),
@@ -78,14 +80,14 @@ pub fn of(
         Component::NotUnderstood => json!("not understood"),
         Component::Absent => Value::Null,
     };
-    facts["preflight"] = preflight(incoming);
+    facts["preflight"] = preflight(|consumer| preflight::preflight(incoming, consumer));
     Ok(facts)
 }
 
-/// What each known consumer will do with the handover.
-fn preflight<M: FrozenMem>(incoming: &Incoming<'_, M>) -> Value {
+/// What each known consumer will do with the handover, by the verdict on its parts.
+pub fn preflight<'v, const N: usize>(judge: impl Fn(Consumer) -> [Verdict<'v>; N]) -> Value {
     let consumer = |consumer: Consumer| {
-        let verdicts = preflight::preflight(incoming, consumer);
+        let verdicts = judge(consumer);
         let worst = verdicts.iter().map(|verdict| verdict.outcome).max();
         let parts = verdicts.map(|verdict| {
             json!({
@@ -98,7 +100,7 @@ fn preflight<M: FrozenMem>(incoming: &Incoming<'_, M>) -> Value {
         json!({
             "consumer": consumer.to_string(),
             "outcome": worst.map(|outcome| outcome.to_string()),
-            "components": parts,
+            "components": parts.to_vec(),
         })
     };
     Consumer::ALL.map(consumer).into_iter().collect()

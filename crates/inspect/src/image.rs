@@ -1,7 +1,7 @@
 //! A handover in an image of physical memory.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use elf::ElfStream;
@@ -13,9 +13,9 @@ use kho::hal::{PageSize, PhysAddr, PhysRange};
 use kho_draw::MemoryMap;
 use serde_json::Value;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, Problem};
 use crate::memory::FileMem;
-use crate::{Options, convert, extract, facts, live};
+use crate::{Options, convert, extract, facts, live, search};
 
 /// How the boot data is passed, by architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,14 +66,25 @@ struct Image {
     page_size: PageSize,
 }
 
+/// Said of a handover that the running kernel took over, if it is not whole any more.
+const REUSED: &str = "a running kernel gives the memory of the map that it took over to others; \
+                      --search finds what it is about to hand over";
+
 /// Everything there is to say of the handover in a file, and a map of the memory. Converts the
 /// handover as well, if that is asked for.
 pub fn facts(path: &Path, options: &Options) -> Result<(Value, MemoryMap), Failure> {
     let image = open(path, options)?;
     // What the library calls absent memory may be a file that cannot be read.
-    look(&image, options).map_err(|failure| match image.memory.failure() {
-        Some(error) => Failure::unreadable(format!("{error}: {failure}")),
-        None => failure,
+    look(&image, options).map_err(|failure| match (image.memory.failure(), failure) {
+        (Some(error), failure) => {
+            Failure::unreadable(format!("{error}: {}", failure.lines().join("; ")))
+        }
+        (None, Failure::Unsound(problems, _))
+            if path == Path::new(live::PATH) && !options.search =>
+        {
+            Failure::Unsound(problems, Some(REUSED))
+        }
+        (None, failure) => failure,
     })
 }
 
@@ -98,7 +109,7 @@ fn look(image: &Image, options: &Options) -> Result<(Value, MemoryMap), Failure>
         let mut workspace = Vec::new();
         let (same, _) = again.check(options, &mut workspace)?;
         let source = (image.arch, image.entry);
-        facts::of(&again.memory, &same, source, extract::MAX_CONTENT).map_err(Failure::Problem)?;
+        facts::of(&again.memory, &same, source, extract::MAX_CONTENT).map_err(Failure::Refused)?;
         write(
             output,
             extract::core(&again.memory, image.page_size, target),
@@ -106,12 +117,12 @@ fn look(image: &Image, options: &Options) -> Result<(Value, MemoryMap), Failure>
     }
     let source = (image.arch, image.entry);
     let facts = facts::of(&image.memory, &incoming, source, facts::MAX_CONTENT);
-    let facts = facts.map_err(Failure::Problem)?;
+    let facts = facts.map_err(Failure::Refused)?;
     Ok((facts, MemoryMap::of(image.memory.ranges(), &incoming)))
 }
 
 fn write(output: &Path, core: Result<Vec<u8>, String>) -> Result<(), Failure> {
-    let written = std::fs::write(output, core.map_err(Failure::Problem)?);
+    let written = std::fs::write(output, core.map_err(Failure::Refused)?);
     written.map_err(|error| Failure::unreadable(format!("{}: {error}", output.display())))
 }
 
@@ -121,12 +132,54 @@ impl Image {
         options: &Options,
         workspace: &mut Vec<u64>,
     ) -> Result<(Incoming<'a, FileMem>, Option<BootPlace>), Failure> {
-        let (boot, place) = find(self)?;
         let machine = Machine {
             v1_bitmaps: options.v1_bitmaps,
             ..Machine::unknown(self.page_size)
         };
+        let (boot, place) = if options.search {
+            (self.search(machine, workspace)?, None)
+        } else {
+            find(self)?
+        };
         Ok((check(&self.memory, boot, machine, workspace)?, place))
+    }
+
+    /// The only whole handover in the memory, wherever it is.
+    fn search(&self, machine: Machine<'_>, workspace: &mut Vec<u64>) -> Result<BootData, Failure> {
+        let (mut whole, mut others) = (Vec::new(), Vec::new());
+        for (fdt_addr, fdt_size) in search::roots(&self.memory, self.page_size) {
+            // Only the boot data leads to the list of scratch areas.
+            let boot = BootData {
+                fdt_addr,
+                fdt_size,
+                scratch_addr: fdt_addr,
+                scratch_size: 0,
+            };
+            match check(&self.memory, boot, machine, workspace) {
+                Ok(_) => whole.push(boot),
+                Err(failure) => others.push((fdt_addr, failure)),
+            }
+        }
+        if let [boot] = whole[..] {
+            return Ok(boot);
+        }
+        if whole.is_empty() && others.len() <= 1 {
+            let none = || Failure::Refused("there is no root description in the memory".into());
+            return Err(others.pop().map_or_else(none, |(_, failure)| failure));
+        }
+        let whole = whole.iter().map(|boot| (boot.fdt_addr, "whole".to_owned()));
+        let others = others
+            .iter()
+            .map(|(addr, failure)| (*addr, failure.lines().join(", ")));
+        let all: Vec<_> = whole
+            .chain(others)
+            .map(|(addr, what)| format!("at {addr}: {what}"))
+            .collect();
+        let why = format!(
+            "choose with --kho-data from the handovers {}",
+            all.join("; ")
+        );
+        Err(Failure::unreadable(why))
     }
 }
 
@@ -136,7 +189,7 @@ fn find(image: &Image) -> Result<(BootData, Option<BootPlace>), Failure> {
         return Ok((boot, None));
     }
     let entry = image.entry.ok_or(Failure::unreadable(
-        "where the handover is described is not known: give --entry or --kho-data",
+        "where the handover is described is not known: give --entry, --kho-data or --search",
     ))?;
     let found = match image.arch {
         Arch::X86_64 => BootData::from_boot_params(&image.memory, entry),
@@ -146,48 +199,94 @@ fn find(image: &Image) -> Result<(BootData, Option<BootPlace>), Failure> {
     Ok((boot, Some(place)))
 }
 
-/// Checks a handover with as much workspace as it needs.
+/// Checks a handover. If it is not whole, that is one of many problems: names them all.
 fn check<'a>(
     memory: &'a FileMem,
     boot: BootData,
     machine: Machine<'_>,
     workspace: &mut Vec<u64>,
 ) -> Result<Incoming<'a, FileMem>, Failure> {
-    workspace.resize(1 << 12, 0);
+    let checked = with_workspace(workspace, |workspace| {
+        Incoming::check(memory, boot, machine, workspace)
+    });
+    checked.map_err(|first| {
+        let mut problems = Vec::new();
+        let listed = with_workspace(workspace, |workspace| {
+            problems.clear();
+            Incoming::diagnose(memory, boot, machine, workspace, |problem| {
+                if problems.len() < MOST && !problems.contains(&problem) {
+                    problems.push(problem);
+                }
+            })
+        });
+        problems.extend(listed.err());
+        // Memory that changes meanwhile may look whole by now.
+        if problems.is_empty() {
+            problems.push(first);
+        }
+        let hint = (problems.len() >= MOST).then_some("and there are more problems");
+        Failure::Unsound(problems.into_iter().map(Problem::from).collect(), hint)
+    })
+}
+
+/// More problems than this are not shown.
+const MOST: usize = 100;
+
+/// Does what says itself how much workspace it needs.
+fn with_workspace<T>(
+    workspace: &mut Vec<u64>,
+    mut work: impl FnMut(&mut [u64]) -> Result<T, IncomingError>,
+) -> Result<T, IncomingError> {
+    workspace.resize(workspace.len().max(1 << 12), 0);
     loop {
-        match Incoming::check(memory, boot, machine, workspace) {
-            Ok(incoming) => return Ok(incoming),
+        match work(workspace) {
             Err(IncomingError {
                 fault: Fault::Workspace { words },
                 ..
             }) if words > workspace.len() as u64 && words <= MAX_WORKSPACE => {
                 workspace.resize(words as usize, 0);
             }
-            Err(error) => return Err(error.into()),
+            done => return done,
         }
     }
 }
 
 fn open(path: &Path, options: &Options) -> Result<Image, Failure> {
     let mut file = File::open(path).map_err(Failure::unreadable)?;
-    if path == Path::new("/dev/mem") {
+    if path == Path::new(live::PATH) {
         return from_machine(file, options);
     }
-    let mut magic = [0; 4];
-    let is_elf = file.read_exact(&mut magic).is_ok() && &magic == b"\x7fELF";
-    if is_elf {
-        from_elf(file, options)
+    // Also of a block device, which has no size by name.
+    let len = file.seek(SeekFrom::End(0)).map_err(|error| {
+        let why = "what cannot be read from any place, such as a pipe, has to be a file first";
+        Failure::unreadable(format!("{error}: {why}"))
+    })?;
+    file.rewind().map_err(Failure::unreadable)?;
+    let mut start = Vec::new();
+    let head = Read::by_ref(&mut file).take(16).read_to_end(&mut start);
+    head.map_err(Failure::unreadable)?;
+    if COMPRESSED.iter().any(|magic| start.starts_with(magic)) {
+        let why = "a kdump-compressed dump, of which no address can be found without unpacking \
+                   it: take it as ELF (QEMU's dump-guest-memory without -z, -l, -s, -R; \
+                   makedumpfile -E; or a plain copy of /proc/vmcore)";
+        return Err(Failure::unreadable(why));
+    }
+    if start.starts_with(b"\x7fELF") {
+        from_elf(file, len, options)
     } else {
-        from_raw(file, options)
+        from_raw(file, len, options)
     }
 }
 
+/// How the dumps of makedumpfile and QEMU start whose pages are compressed: as they are used, and
+/// flattened, to go through a pipe.
+const COMPRESSED: [&[u8]; 3] = [b"KDUMP   ", b"DISKDUMP", b"makedumpfile\0"];
+
 /// The parts of a core file: also of those that QEMU's `dump-guest-memory` and kdump write, which
 /// name no entry and no page size.
-fn from_elf(file: File, options: &Options) -> Result<Image, Failure> {
+fn from_elf(file: File, len: u64, options: &Options) -> Result<Image, Failure> {
     let broken =
-        |why: &dyn std::fmt::Display| Failure::problem(format!("not a whole ELF file: {why}"));
-    let len = file.metadata().map_err(Failure::unreadable)?.len();
+        |why: &dyn std::fmt::Display| Failure::unreadable(format!("not a whole ELF file: {why}"));
     let own = file.try_clone().map_err(Failure::unreadable)?;
     let elf = ElfStream::<LittleEndian, _>::open_stream(file).map_err(|error| broken(&error))?;
     if elf.ehdr.class != elf::file::Class::ELF64 {
@@ -195,7 +294,7 @@ fn from_elf(file: File, options: &Options) -> Result<Image, Failure> {
     }
     if elf.ehdr.e_type != ET_CORE {
         let kind = elf.ehdr.e_type;
-        return Err(Failure::problem(format!(
+        return Err(Failure::unreadable(format!(
             "ELF type {kind} is not a core file"
         )));
     }
@@ -205,7 +304,7 @@ fn from_elf(file: File, options: &Options) -> Result<Image, Failure> {
         (None, EM_AARCH64) => Arch::Aarch64,
         (None, other) => {
             let why = format!("no handover is known for the ELF machine {other}");
-            return Err(Failure::problem(why));
+            return Err(Failure::unreadable(why));
         }
     };
     let (mut pieces, mut page_size) = (Vec::new(), None);
@@ -227,7 +326,7 @@ fn from_elf(file: File, options: &Options) -> Result<Image, Failure> {
     // What only says where the first instruction would be is no argument of a kernel.
     let entry = Some(PhysAddr::new(elf.ehdr.e_entry)).filter(|entry| entry.as_u64() != 0);
     Ok(Image {
-        memory: FileMem::new(own, pieces).map_err(Failure::Problem)?,
+        memory: FileMem::new(own, pieces),
         arch,
         entry: options.entry.or(entry),
         boot: options.boot,
@@ -235,21 +334,19 @@ fn from_elf(file: File, options: &Options) -> Result<Image, Failure> {
     })
 }
 
-fn from_raw(file: File, options: &Options) -> Result<Image, Failure> {
+fn from_raw(file: File, len: u64, options: &Options) -> Result<Image, Failure> {
+    if len == 0 {
+        return Err(Failure::unreadable("the file is empty"));
+    }
     let why = "not an ELF file; for a RAM file give --arch";
-    let arch = options.arch.ok_or(Failure::problem(why))?;
+    let arch = options.arch.ok_or(Failure::unreadable(why))?;
     let base = options.base.unwrap_or(PhysAddr::new(match arch {
         Arch::X86_64 => 0,
         Arch::Aarch64 => 0x4000_0000,
     }));
-    let len = file.metadata().map_err(Failure::unreadable)?.len();
     let range = PhysRange::new(base, len).ok_or(Failure::unreadable("the base is too high"))?;
-    if options.entry.is_none() && options.boot.is_none() {
-        let why = "for a RAM file give --entry or --kho-data";
-        return Err(Failure::unreadable(why));
-    }
     Ok(Image {
-        memory: FileMem::new(file, vec![(range, 0)]).map_err(Failure::Problem)?,
+        memory: FileMem::new(file, vec![(range, 0)]),
         arch,
         entry: options.entry,
         boot: options.boot,
@@ -263,11 +360,11 @@ fn from_machine(file: File, options: &Options) -> Result<Image, Failure> {
     let ram = live::ram().map_err(Failure::unreadable)?;
     let pieces = ram.into_iter().map(|range| (range, range.start().as_u64()));
     let boot = match (options.boot, options.entry) {
-        (None, None) => Some(live::boot_data().map_err(Failure::unreadable)?),
+        (None, None) if !options.search => Some(live::boot_data().map_err(Failure::unreadable)?),
         (boot, _) => boot,
     };
     Ok(Image {
-        memory: FileMem::new(file, pieces.collect()).map_err(Failure::Problem)?,
+        memory: FileMem::new(file, pieces.collect()),
         arch: arch.ok_or(Failure::unreadable("no handover is known for this machine"))?,
         entry: options.entry,
         boot,

@@ -13,6 +13,9 @@ use kho::hal::{PhysAddr, PhysRange};
 use zerocopy::FromBytes;
 use zerocopy::big_endian::U64;
 
+/// The memory of the machine, as Linux gives it out.
+pub const PATH: &str = "/dev/mem";
+
 /// All RAM. Without the right to see addresses, Linux shows each as 0.
 pub fn ram() -> Result<Vec<PhysRange>, String> {
     let path = "/proc/iomem";

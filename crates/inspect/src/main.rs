@@ -23,6 +23,7 @@ mod map;
 mod memory;
 mod options;
 mod progress;
+mod search;
 mod text;
 
 use std::fs;
@@ -35,13 +36,13 @@ use kho_draw::{MemoryMap, document};
 use serde_json::Value;
 
 use crate::failure::Failure;
-use crate::options::{HELP, Options};
+use crate::options::{Asked, Options};
 
 fn main() -> ExitCode {
     let options = match options::parse(lexopt::Parser::from_env()) {
-        Ok(Some(options)) => options,
-        Ok(None) => {
-            print(HELP);
+        Ok(Asked::Handover(options)) => options,
+        Ok(Asked::Text(text)) => {
+            print(text);
             return ExitCode::SUCCESS;
         }
         Err(error) => {
@@ -54,7 +55,12 @@ fn main() -> ExitCode {
         Some(other) => differ(&options, other),
     };
     done.unwrap_or_else(|(path, failure)| {
-        eprintln!("kho-inspect: {}: {failure}", path.display());
+        for line in failure.lines() {
+            eprintln!("kho-inspect: {}: {line}", path.display());
+        }
+        if let Some(problems) = failure.json().filter(|_| options.json) {
+            print(&format!("{problems:#}\n"));
+        }
         ExitCode::from(failure.status())
     })
 }
@@ -76,7 +82,7 @@ fn show(options: &Options) -> Done<'_> {
     for consumer in &options.accepted_by {
         let refused = consumer.refuses(&facts);
         if let Some(why) = refused.map_err(|failure| (path, failure))? {
-            return Err((path, Failure::Problem(why)));
+            return Err((path, Failure::Refused(why)));
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -96,7 +102,7 @@ fn differ<'a>(options: &'a Options, other: &'a Path) -> Done<'a> {
                 Some('-') => Style::new().red(),
                 _ => Style::new().yellow(),
             };
-            print(&format!("{}\n", style.apply_to(line)));
+            print(&format!("{}\n", style.apply_to(text::harmless(line))));
         }
     }
     Ok(ExitCode::from(u8::from(!lines.is_empty())))
@@ -108,9 +114,7 @@ fn look<'a>(
     options: &Options,
 ) -> Result<(Value, Option<MemoryMap>), (&'a Path, Failure)> {
     let found = if path.is_dir() {
-        debugfs::facts(path)
-            .map(|facts| (facts, None))
-            .map_err(Failure::Problem)
+        debugfs::facts(path).map(|facts| (facts, None))
     } else {
         image::facts(path, options).map(|(facts, map)| (facts, Some(map)))
     };

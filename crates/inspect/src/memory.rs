@@ -34,24 +34,29 @@ pub struct FileMem {
 }
 
 impl FileMem {
-    /// Memory that lies at these places of the file.
-    pub fn new(file: File, mut pieces: Vec<(PhysRange, u64)>) -> Result<Self, String> {
-        pieces.retain(|(range, _)| !range.is_empty());
-        pieces.sort();
-        let mut ranges: Vec<PhysRange> = Vec::new();
-        for &(range, _) in &pieces {
+    /// Memory that lies at these places of the file. What is there twice is the same twice: a vmcore
+    /// has the kernel's own memory by itself and with all other, and QEMU's dumps of virtual memory
+    /// name each mapping. The first place is taken.
+    pub fn new(file: File, mut places: Vec<(PhysRange, u64)>) -> Self {
+        places.sort();
+        let (mut pieces, mut ranges) = (Vec::new(), Vec::<PhysRange>::new());
+        for (range, offset) in places {
+            let known = ranges.last().map_or(0, |last| last.end().as_u64());
+            let skip = known.saturating_sub(range.start().as_u64());
+            let Some(size) = range.size().checked_sub(skip).filter(|&size| size > 0) else {
+                continue;
+            };
+            let start = PhysAddr::new(range.start().as_u64() + skip);
+            let range = PhysRange::new(start, size).unwrap_or_default();
+            pieces.push((range, offset + skip));
             match ranges.last_mut() {
-                Some(last) if last.end() > range.start() => {
-                    return Err(format!("memory at {} is in the file twice", range.start()));
-                }
-                Some(last) if last.end() == range.start() => {
-                    let size = last.size() + range.size();
-                    *last = PhysRange::new(last.start(), size).unwrap_or(*last);
+                Some(last) if last.end() == start => {
+                    *last = PhysRange::new(last.start(), last.size() + size).unwrap_or(*last);
                 }
                 _ => ranges.push(range),
             }
         }
-        Ok(Self {
+        Self {
             file,
             pieces,
             ranges,
@@ -59,7 +64,7 @@ impl FileMem {
             failed: RefCell::new(None),
             looked_at: None,
             progress: Progress::new("reading the description", None),
-        })
+        }
     }
 
     /// Notes from now on which pages are asked for.
@@ -227,7 +232,7 @@ mod tests {
             (range(0x10_0001, 0x10_0002), 0x7),
             (range(0x40_0000, 0x10), 0x20_0000),
         ];
-        let memory = FileMem::new(file("places"), pieces.clone()).unwrap();
+        let memory = FileMem::new(file("places"), pieces.clone());
         assert_eq!(
             memory.ranges().collect::<Vec<_>>(),
             [range(0x10_0001, 0x11_2347), range(0x40_0000, 0x10)]
@@ -268,20 +273,26 @@ mod tests {
 
     #[test]
     fn a_file_that_ends_early_is_an_error_and_not_forgotten() {
-        let memory = FileMem::new(file("early"), vec![(range(0, 0x40_0000), 0)]).unwrap();
+        let memory = FileMem::new(file("early"), vec![(range(0, 0x40_0000), 0)]);
         assert!(memory.bytes(PhysAddr::new(0x2f_0000), 0x10).is_ok());
         assert!(memory.bytes(PhysAddr::new(0x3f_0000), 0x10).is_err());
         assert!(memory.failure().is_some());
     }
 
+    /// As in a vmcore: the kernel's memory first, then all memory.
     #[test]
-    fn pieces_that_overlap_are_refused() {
-        let pieces = vec![(range(0, 0x1000), 0), (range(0xfff, 1), 0)];
-        assert!(
-            FileMem::new(file("overlap"), pieces)
-                .err()
-                .unwrap()
-                .contains("0xfff")
-        );
+    fn memory_that_is_in_the_file_twice_is_read_once() {
+        let places = vec![
+            (range(0x1000, 0x800), 0x9000),
+            (range(0x1000, 0), 0x1_0000),
+            (range(0x400, 0x2000), 0x2_0000),
+            (range(0x2000, 0x1000), 0x3_0000),
+        ];
+        let memory = FileMem::new(file("twice"), places);
+        assert_eq!(memory.ranges().collect::<Vec<_>>(), [range(0x400, 0x2c00)]);
+        let found = memory.bytes(PhysAddr::new(0x400), 0x2c00).unwrap();
+        let first = (0..0x2000).map(|i| byte(0x2_0000 + i));
+        let rest = (0x400..0x1000).map(|i| byte(0x3_0000 + i));
+        assert!(first.chain(rest).eq(found.iter().copied()));
     }
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::failure::Failure;
 use crate::image::Arch;
 
-pub const HELP: &str = include_str!("help.txt");
+const HELP: &str = include_str!("help.txt");
 
 /// What the command line says.
 #[derive(Debug, Default)]
@@ -24,6 +24,8 @@ pub struct Options {
     pub boot: Option<BootData>,
     pub v1_bitmaps: Option<V1Bitmaps>,
     pub preflight: bool,
+    /// Whether to look for the handover in all of the memory.
+    pub search: bool,
     pub accepted_by: Vec<Consumer>,
     pub svg: Option<PathBuf>,
     /// Which generation to convert to, and the core file to write.
@@ -55,11 +57,16 @@ impl Consumer {
 
     /// Why the consumer does not accept all of the handover, if so.
     pub fn refuses(&self, facts: &Value) -> Result<Option<String>, Failure> {
-        let consumers = facts["preflight"].as_array().into_iter().flatten();
+        // Of debugfs, what will be handed over; what was accepted before is of no interest.
+        let [image, out] = [facts, &facts["debugfs"]["out"]].map(|facts| &facts["preflight"]);
+        let consumers = [image, out]
+            .into_iter()
+            .filter_map(Value::as_array)
+            .flatten();
         let mut consumers = consumers
             .filter_map(|consumer| Some((consumer["consumer"].as_str()?, &consumer["outcome"])));
         let found = consumers.find(|(name, _)| is_in(&self.0, name));
-        let why = "without the memory nobody can say who accepts it";
+        let why = "nothing is shown here that will be handed over";
         let (name, outcome) = found.ok_or(Failure::unreadable(why))?;
         let outcome = outcome.as_str().unwrap_or_default();
         Ok((outcome != "accepts").then(|| format!("not accepted by {name}: {outcome}")))
@@ -72,8 +79,18 @@ fn is_in(version: &str, name: &str) -> bool {
     versions.split(", ").any(|known| known == version)
 }
 
-/// The options, or `None` if help is asked for.
-pub fn parse(mut args: lexopt::Parser) -> Result<Option<Options>, lexopt::Error> {
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Asked {
+    Handover(Box<Options>),
+    /// A text that has nothing to do with a handover.
+    Text(&'static str),
+}
+
+const VERSION: &str = concat!("kho-inspect ", env!("CARGO_PKG_VERSION"), "\n");
+
+/// What the command line asks for.
+pub fn parse(mut args: lexopt::Parser) -> Result<Asked, lexopt::Error> {
     use lexopt::prelude::*;
     let mut options = Options::default();
     let (mut paths, mut to, mut output) = (Vec::new(), None, None);
@@ -82,6 +99,7 @@ pub fn parse(mut args: lexopt::Parser) -> Result<Option<Options>, lexopt::Error>
         match arg {
             Long("json") => options.json = true,
             Long("preflight") => options.preflight = true,
+            Long("search") => options.search = true,
             Long("diff") => diff = true,
             Long("extract") => extract = true,
             Long("svg") => options.svg = Some(args.value()?.into()),
@@ -108,7 +126,8 @@ pub fn parse(mut args: lexopt::Parser) -> Result<Option<Options>, lexopt::Error>
                     _ => Err("bitmaps are small or page"),
                 })?);
             }
-            Long("help") | Short('h') => return Ok(None),
+            Long("help") | Short('h') => return Ok(Asked::Text(HELP)),
+            Long("version") | Short('V') => return Ok(Asked::Text(VERSION)),
             Value(value) => paths.push(PathBuf::from(value)),
             other => return Err(other.unexpected()),
         }
@@ -118,6 +137,9 @@ pub fn parse(mut args: lexopt::Parser) -> Result<Option<Options>, lexopt::Error>
     options.other = paths.next();
     if diff != options.other.is_some() || paths.next().is_some() {
         return Err("one image is shown; --diff takes two".into());
+    }
+    if options.search && (options.entry.is_some() || options.boot.is_some()) {
+        return Err("--search is for when --entry and --kho-data are not known".into());
     }
     match (to, extract, output) {
         (None, false, None) => {}
@@ -129,7 +151,7 @@ pub fn parse(mut args: lexopt::Parser) -> Result<Option<Options>, lexopt::Error>
     if diff && writes {
         return Err("--diff writes no file".into());
     }
-    Ok(Some(options))
+    Ok(Asked::Handover(Box::new(options)))
 }
 
 /// A generation of the format by its name, or by its string where that says enough.

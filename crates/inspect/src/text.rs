@@ -9,19 +9,48 @@ use serde_json::Value;
 /// One page of text. The map is drawn in colour if standard output is a terminal.
 pub fn page(facts: &Value, map: Option<&MemoryMap>, details: bool) -> String {
     let mut out = String::new();
-    if let Some(sides) = facts["debugfs"].as_object() {
-        for (name, side) in sides {
-            let _ = writeln!(out, "{name}:");
-            description(&mut out, side, None);
-        }
-    } else {
-        description(&mut out, facts, map);
-        components(&mut out, &facts["preflight"]);
-        if details {
-            preflight(&mut out, &facts["preflight"]);
-        }
+    let facts = &printable(facts);
+    let Some(sides) = facts["debugfs"].as_object() else {
+        handover(&mut out, facts, map, details);
+        return out;
+    };
+    for (side, facts) in sides {
+        let what = match side.as_str() {
+            "in" => "in: what this kernel took over",
+            _ => "out: what it is about to hand over",
+        };
+        let _ = writeln!(out, "{what}");
+        handover(&mut out, facts, map, details);
     }
     out
+}
+
+/// Facts whose names and strings, which an image can choose, do nothing to a terminal.
+fn printable(facts: &Value) -> Value {
+    match facts {
+        Value::String(text) => harmless(text).into(),
+        Value::Array(items) => items.iter().map(printable).collect(),
+        Value::Object(fields) => {
+            let fields = fields.iter();
+            fields
+                .map(|(name, value)| (harmless(name), printable(value)))
+                .collect()
+        }
+        other => other.clone(),
+    }
+}
+
+/// Text without characters that a terminal obeys.
+pub fn harmless(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
+}
+
+fn handover(out: &mut String, facts: &Value, map: Option<&MemoryMap>, details: bool) {
+    description(out, facts, map);
+    components(out, &facts["preflight"]);
+    if details {
+        preflight(out, &facts["preflight"]);
+    }
 }
 
 fn description(out: &mut String, facts: &Value, map: Option<&MemoryMap>) {
@@ -50,7 +79,8 @@ fn description(out: &mut String, facts: &Value, map: Option<&MemoryMap>) {
         },
         addr(&facts["preserved_memory_map"]),
     );
-    if let Some(total) = facts["description_bytes"]["total"].as_u64() {
+    if let Some(map) = map {
+        let total = map.bytes(Kind::Description);
         let preserved = facts["preserved_bytes"].as_u64().unwrap_or(0).max(1);
         let share = match total as f64 * 100.0 / preserved as f64 {
             share if share < 0.01 => "less than 0.01".to_owned(),
@@ -58,16 +88,21 @@ fn description(out: &mut String, facts: &Value, map: Option<&MemoryMap>) {
         };
         let _ = writeln!(
             out,
-            "            costs {} in all: map {}, sub-blobs {}; {share} % of what is preserved",
+            "            takes {} of memory in all, {} of it the map: {share} % of what is preserved",
             Size(total),
             bytes(&facts["description_bytes"]["map"]),
-            bytes(&facts["description_bytes"]["subtrees"]),
         );
     }
     if let Some(map) = map {
         line(out, map);
     }
     memory(out, facts);
+    if facts["scratch"].as_array().is_some_and(Vec::is_empty) {
+        let _ = writeln!(
+            out,
+            "scratch     not known, so nothing is said of what lies in it"
+        );
+    }
     list(out, "scratch", &facts["scratch"], |out, area| {
         let _ = write!(out, "{:>14}  ", addr(&area["addr"]));
         if area["size"] == 0 {
@@ -106,10 +141,14 @@ fn line(out: &mut String, map: &MemoryMap) {
     if let Some((first, last)) = map.span() {
         let _ = writeln!(out, "            {first} to {last}; gaps are one cell");
     }
+    // What is too small for a cell of its own is named all the same.
     let shown = Kind::ALL.into_iter().filter(|&kind| map.bytes(kind) > 0);
-    let names = shown.map(|kind| format!("{} {:<25}", cell(kind), kind.name()));
-    for row in names.collect::<Vec<_>>().chunks(3) {
-        let _ = writeln!(out, "            {}", row.join("   ").trim_end());
+    let names = shown.map(|kind| {
+        let size = Size(map.bytes(kind));
+        format!("{} {:<26}{size:>9}", cell(kind), kind.name())
+    });
+    for row in names.collect::<Vec<_>>().chunks(2) {
+        let _ = writeln!(out, "            {}", row.join("     "));
     }
 }
 
@@ -235,8 +274,9 @@ fn luo(out: &mut String, luo: &Value) {
     for session in sessions {
         let _ = writeln!(
             out,
-            "  session {}  {} files",
-            session["name"], session["count"]
+            "  session {}  {}",
+            session["name"],
+            count(&session["count"], "file")
         );
         for file in session["files"].as_array().into_iter().flatten() {
             let token = file["token"].as_u64().unwrap_or(0);
@@ -257,7 +297,8 @@ fn luo(out: &mut String, luo: &Value) {
         }
     }
     for flb in luo["flbs"].as_array().into_iter().flatten() {
-        let _ = writeln!(out, "  object {}  {} holders", flb["name"], flb["count"]);
+        let holders = count(&flb["count"], "holder");
+        let _ = writeln!(out, "  object {}  {holders}", flb["name"]);
     }
 }
 
@@ -270,11 +311,19 @@ fn list(out: &mut String, title: &str, items: &Value, line: impl Fn(&mut String,
 }
 
 fn named(out: &mut String, title: &str, items: &Value, line: impl Fn(&mut String, &Value)) {
-    for (i, (name, item)) in items.as_object().into_iter().flatten().enumerate() {
-        let _ = write!(out, "{:<12}{name:<16}", if i == 0 { title } else { "" });
+    let items = || items.as_object().into_iter().flatten();
+    let longest = items().map(|(name, _)| name.chars().count()).max();
+    let width = longest.unwrap_or_default().max(15) + 1;
+    for (i, (name, item)) in items().enumerate() {
+        let _ = write!(out, "{:<12}{name:<width$}", if i == 0 { title } else { "" });
         line(out, item);
         let _ = writeln!(out);
     }
+}
+
+fn count(number: &Value, what: &str) -> String {
+    let plural = if *number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
 }
 
 fn text(value: &Value) -> &str {
@@ -282,7 +331,9 @@ fn text(value: &Value) -> &str {
 }
 
 fn addr(value: &Value) -> String {
-    format!("{:#x}", value.as_u64().unwrap_or(0))
+    value
+        .as_u64()
+        .map_or("?".to_owned(), |addr| format!("{addr:#x}"))
 }
 
 fn bytes(value: &Value) -> String {

@@ -7,8 +7,9 @@
 )]
 
 use std::ffi::OsStr;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use elf::ElfBytes;
 use elf::endian::LittleEndian;
@@ -124,7 +125,7 @@ fn finds_what_an_independent_reader_found() {
 
 #[test]
 fn prints_a_page_for_people() {
-    for name in FIXTURES {
+    for (name, cost, map) in [(FIXTURES[0], 200, 176), (FIXTURES[1], 220, 196)] {
         let output = inspect(&[], &path(&format!("{name}.elf")));
         let text = String::from_utf8(output.stdout).unwrap();
         for part in [
@@ -134,6 +135,9 @@ fn prints_a_page_for_people() {
             "session \"vm0\"",
             "memblock",
             "oops",
+            &format!("d description                 {cost} KiB"),
+            &format!("takes {cost} KiB of memory in all, {map} KiB of it the map"),
+            "session \"vm1\"  1 file\n",
         ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
@@ -211,6 +215,50 @@ fn reads_debugfs_blobs() {
     for key in keys.into_iter().chain(["kexec_metadata", "reserve_mem"]) {
         assert_eq!(found[key], expected[key], "{key}");
     }
+    let accepted = |version: &str, path: &Path| {
+        let output = inspect(&["--accepted-by", version], path);
+        output.status.code()
+    };
+    // What was taken over says nothing of what will be handed over.
+    assert_eq!(accepted("7.3", &folder), Some(2));
+    assert_eq!(accepted("7.3", &folder.join("in")), Some(0));
+    std::fs::rename(folder.join("in"), folder.join("out")).unwrap();
+    assert_eq!(accepted("7.3", &folder), Some(0));
+    assert_eq!(accepted("7.1", &folder), Some(1));
+    let text = String::from_utf8(inspect(&[], &folder).stdout).unwrap();
+    assert!(
+        text.starts_with("out: what it is about to hand over\n"),
+        "{text}"
+    );
+    let luo = text
+        .lines()
+        .find(|line| line.trim_start().starts_with("LUO  "));
+    let luo: Vec<_> = luo.unwrap().split_whitespace().collect();
+    assert_eq!(luo[1..], ["luo-v5", "-", "-", "-", "-", "yes", "yes"]);
+    // Of the outgoing description, Linux 7.3 shows as many bytes as it had at boot.
+    let whole = json(&folder)["debugfs"]["out"].clone();
+    let fdt = std::fs::read(folder.join("out/fdt")).unwrap();
+    std::fs::write(folder.join("out/fdt"), &fdt[..144]).unwrap();
+    let part = json(&folder)["debugfs"]["out"].clone();
+    for key in [
+        "compatible",
+        "fdt_totalsize",
+        "preserved_memory_map",
+        "preflight",
+    ] {
+        assert_eq!(part[key], whole[key], "{key}");
+    }
+    assert_eq!(
+        part["subtrees"]["LUO"]["sha256"],
+        whole["subtrees"]["LUO"]["sha256"]
+    );
+    assert_eq!(accepted("7.3", &folder), Some(0));
+    std::fs::write(folder.join("out/fdt"), &fdt[..100]).unwrap();
+    assert_eq!(accepted("7.3", &folder), Some(1), "not even that");
+    std::fs::write(folder.join("out/fdt"), &fdt).unwrap();
+    // LUO of another version makes that Linux panic.
+    std::fs::write(folder.join("out/sub_fdts/LUO"), b"luo-v9\0\0").unwrap();
+    assert_eq!(accepted("7.3", &folder), Some(1));
     std::fs::remove_dir_all(folder).unwrap();
 }
 
@@ -309,22 +357,85 @@ fn refuses_what_is_damaged() {
     for (name, addr, bytes, words) in rows {
         let mut damaged = file.clone();
         patch(&mut damaged, *addr, bytes);
-        assert_refused(name, &damaged, words);
+        assert_refused(name, &damaged, 1, words);
     }
-    assert_refused("truncated", &file[..file.len() / 2], &["ELF"]);
-    assert_refused("header-only", &file[..100], &["ELF"]);
-    assert_refused("empty", &[], &["--arch"]);
-    let mut core = file.clone();
-    core[16] = 2;
-    assert_refused("not-a-core", &core, &["type 2"]);
 }
 
-fn assert_refused(name: &str, file: &[u8], words: &[&str]) {
+/// An operator wants to know all that is wrong, not what is first.
+#[test]
+fn names_every_problem() {
+    let mut file = read("linux-7.3-x86_64.elf");
+    let facts: Value = serde_json::from_slice(&read("linux-7.3-x86_64.json")).unwrap();
+    let number = |value: &Value| value.as_u64().unwrap();
+    let fdt = number(&facts["kho_data"]["fdt_addr"]);
+    let memfd = number(&facts["luo"]["sessions"][0]["files"][0]["data"]);
+    let memblock = number(&facts["subtrees"]["memblock"]["addr"]);
+    patch(&mut file, memfd + 16, &[0xff]);
+    patch(&mut file, memblock, &[0]);
+    let test = facts["subtrees"]["kho_test"]["addr"].as_u64().unwrap();
+    let places = (0..512).map(|i| fdt + i * 4);
+    let mut places = places.filter(|&at| word(&file, at) == test);
+    let place = places.next().unwrap();
+    patch(&mut file, place, &(1u64 << 41).to_le_bytes());
+    let path = temporary("many-problems", &file);
+    let output = inspect(&["--json"], &path);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    for words in [
+        ["memfd", "[Flags]"],
+        ["reserve_mem", "[Fdt]"],
+        ["sub-blob", "[NotPreserved]"],
+    ] {
+        let named = |line: &str| words.iter().all(|word| line.contains(word));
+        assert!(error.lines().any(named), "{words:?} in {error}");
+    }
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let found = found["problems"].as_array().unwrap();
+    assert_eq!((found.len(), error.lines().count()), (3, 3), "{error}");
+    assert!(found.iter().any(|problem| problem["name"] == "Flags"));
+    std::fs::remove_file(path).unwrap();
+}
+
+/// What is wrong with the file says nothing of the handover.
+#[test]
+fn a_file_that_is_no_image_has_its_own_status() {
+    let file = read("linux-7.3-x86_64.elf");
+    let mut program = file.clone();
+    program[16] = 2;
+    let rows: [(&str, &[u8], &[&str]); 8] = [
+        ("truncated", &file[..file.len() / 2], &["ELF"]),
+        ("header-only", &file[..100], &["ELF"]),
+        ("not-a-core", &program, &["type 2"]),
+        ("empty", &[], &["empty"]),
+        ("text", b"no memory", &["--arch"]),
+        ("kdump", b"KDUMP   \x06\0\0\0", &["kdump-compressed", "ELF"]),
+        ("diskdump", b"DISKDUMP\x06\0\0\0", &["kdump-compressed"]),
+        ("flat", b"makedumpfile\0\0\0\0", &["kdump-compressed"]),
+    ];
+    for (name, bytes, words) in rows {
+        assert_refused(name, bytes, 2, words);
+    }
+    let mut child = Command::new(env!("CARGO_BIN_EXE_kho-inspect"))
+        .arg("/dev/stdin")
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It may have gone before all is written.
+    let _ = child.stdin.take().unwrap().write_all(&file);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("pipe"));
+}
+
+fn assert_refused(name: &str, file: &[u8], status: i32, words: &[&str]) {
     let path = temporary(&format!("damaged-{name}"), file);
     let output = inspect(&["--json"], &path);
     let error = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{name}: {error}");
-    assert!(output.stdout.is_empty(), "{name}: no partial output");
+    assert_eq!(output.status.code(), Some(status), "{name}: {error}");
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let problems = found["problems"].as_array().map_or(0, Vec::len);
+    assert_eq!(problems > 0, status == 1, "{name}: {found}");
     for word in words {
         assert!(error.contains(word), "{name}: {word:?} in {error:?}");
     }
@@ -468,31 +579,38 @@ fn says_what_each_consumer_will_do() {
     );
 }
 
-/// The core file that QEMU's dump-guest-memory writes: no entry, no page size.
+/// What QEMU's dump-guest-memory wrote of a machine that holds the handover of the other file: it
+/// names no entry and no page size.
 #[test]
 fn reads_a_dump_of_qemu() {
-    let name = "linux-7.3-x86_64";
-    let mut file = read(&format!("{name}.elf"));
-    let expected = json(&path(&format!("{name}.elf")));
-    file[24..32].fill(0);
-    let table = u64::from_le_bytes(file[32..40].try_into().unwrap()) as usize;
-    let count = u16::from_le_bytes([file[56], file[57]]) as usize;
-    for i in 0..count {
-        let align = table + i * 56 + 48;
-        file[align..align + 8].fill(0);
-    }
-    let dump = temporary("qemu.dump", &file);
+    let packed = std::fs::File::open(path("qemu-dump-aarch64.xz")).unwrap();
+    let mut dump = Vec::new();
+    lzma_rust2::XzReader::new(packed, false)
+        .read_to_end(&mut dump)
+        .unwrap();
+    let dump = temporary("qemu.dump", &dump);
+    let expected = json(&path("ours-to-ours-aarch64.elf"));
     let alone = inspect(&["--json"], &dump);
     assert_eq!(alone.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&alone.stderr).contains("--kho-data"));
     let data = ["fdt_addr", "fdt_size", "scratch_addr", "scratch_size"]
         .map(|key| expected["kho_data"][key].to_string());
-    let output = inspect(&["--json", "--kho-data", &data.join(",")], &dump);
-    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
-    for (key, value) in expected.as_object().unwrap() {
-        if key != "entry" {
-            assert_eq!(&found[key], value, "{key}");
+    for args in [
+        ["--json", "--kho-data", &data.join(",")],
+        ["--json", "--entry", &expected["entry"].to_string()],
+    ] {
+        let output = inspect(&args, &dump);
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        for (key, value) in expected.as_object().unwrap() {
+            // The memory of files, which the other file lacks, reads as zeros here.
+            if !["entry", "luo"].contains(&key.as_str()) {
+                assert_eq!(&found[key], value, "{key}");
+            }
         }
+        assert_eq!(
+            found["luo"]["sessions"].as_array().unwrap().len(),
+            expected["luo"]["sessions"].as_array().unwrap().len()
+        );
     }
     std::fs::remove_file(dump).unwrap();
 }
@@ -592,6 +710,36 @@ fn shows_what_differs() {
     std::fs::remove_file(converted).unwrap();
 }
 
+/// A guest's memory is not to be believed, and names in it are printed.
+#[test]
+fn names_do_nothing_to_a_terminal() {
+    let mut file = read("linux-7.3-x86_64.elf");
+    let original = path("linux-7.3-x86_64.elf");
+    let facts = json(&original);
+    let blob = &facts["subtrees"]["memblock"];
+    let at = file_offset(&file, blob["addr"].as_u64().unwrap());
+    let bytes = &mut file[at..at + blob["size"].as_u64().unwrap() as usize];
+    let name = bytes.windows(4).position(|bytes| bytes == b"oops").unwrap();
+    bytes[name..name + 4].copy_from_slice(b"\x1b[2J");
+    let hostile = temporary("hostile-name", &file);
+    let page = inspect(&[], &hostile).stdout;
+    let args = [OsStr::new("--diff"), original.as_ref(), hostile.as_ref()];
+    for shown in [page, run(args).stdout] {
+        let shown = String::from_utf8(shown).unwrap();
+        assert!(shown.contains("[2J"), "{shown}");
+        assert!(!shown.contains('\x1b'), "{shown}");
+    }
+    std::fs::remove_file(hostile).unwrap();
+}
+
+#[test]
+fn says_which_version_it_is() {
+    let version = run(["--version"]);
+    assert!(version.status.success());
+    let expected = concat!("kho-inspect ", env!("CARGO_PKG_VERSION"), "\n");
+    assert_eq!(version.stdout, expected.as_bytes());
+}
+
 #[test]
 fn help_names_every_option() {
     let help = run(["--help"]);
@@ -663,4 +811,91 @@ fn a_large_machine_is_shown_like_a_small_one() {
     assert!(height.unwrap().parse::<u32>().unwrap() < 1600, "{height:?}");
     std::fs::remove_file(svg).unwrap();
     std::fs::remove_file(ram).unwrap();
+}
+
+/// Without being told where: the only whole handover in the memory.
+#[test]
+fn searches_for_the_handover() {
+    let original = path("linux-7.3-x86_64.elf");
+    let file = read("linux-7.3-x86_64.elf");
+    let expected = json(&original);
+    let search = |name: &str, bytes: &[u8]| {
+        let path = temporary(name, bytes);
+        let output = inspect(&["--search", "--json"], &path);
+        std::fs::remove_file(path).unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), output.stdout, error)
+    };
+    let mut silent = file.clone();
+    silent[24..32].fill(0);
+    let (status, stdout, error) = search("search", &silent);
+    assert_eq!(status, Some(0), "{error}");
+    let found: Value = serde_json::from_slice(&stdout).unwrap();
+    assert_eq!(
+        found["kho_data"]["fdt_addr"],
+        expected["kho_data"]["fdt_addr"]
+    );
+    assert_eq!(found["kho_data"]["scratch_addr"], Value::Null);
+    assert_eq!(found["scratch"], serde_json::json!([]));
+    for key in ["folios_sha256", "subtrees", "luo", "preflight"] {
+        assert_eq!(found[key], expected[key], "{key}");
+    }
+    let text = String::from_utf8(inspect(&["--search"], &original).stdout).unwrap();
+    assert!(text.contains("scratch     not known"), "{text}");
+
+    let fdt = expected["kho_data"]["fdt_addr"].as_u64().unwrap();
+    let mut damaged = silent.clone();
+    patch(&mut damaged, fdt + 0x60, &0u64.to_le_bytes());
+    let (status, _, error) = search("search-damaged", &damaged);
+    assert_eq!(status, Some(1), "{error}");
+    assert!(error.contains("no root description"), "{error}");
+    let mut cut = silent.clone();
+    patch(
+        &mut cut,
+        expected["preserved_memory_map"].as_u64().unwrap(),
+        &[0; 4096],
+    );
+    let (status, _, error) = search("search-cut", &cut);
+    assert_eq!(status, Some(1), "{error}");
+    assert!(error.contains("is not preserved"), "{error}");
+
+    let both = ["--search", "--entry", "0x1000"];
+    assert_eq!(inspect(&both, &original).status.code(), Some(2));
+}
+
+/// Of two descriptions that lead to the same map, one was left behind: which, nobody can say.
+#[test]
+fn a_search_that_finds_two_handovers_names_both() {
+    let page = PageSize::Size4K;
+    let range = |start, size| PhysRange::new(PhysAddr::new(start), size).unwrap();
+    let mut memory = SimMemory::new([range(0, 1 << 20)]).unwrap();
+    let (copy, scratch) = (PhysAddr::new(0x7_0000), [range(0x8_0000, 0x8_0000)]);
+    let boot = {
+        let alloc = SimAlloc::new(&memory, page, [range(0x1000, 0x6_0000)]);
+        let tracker = Tracker::new(&memory, &alloc, page, &scratch).unwrap();
+        let mut outgoing = Outgoing::new(tracker).unwrap();
+        outgoing
+            .tracker()
+            .preserve_folio(copy, Order::ZERO)
+            .unwrap();
+        let array = PhysAddr::new(0x8_0000);
+        outgoing.finalize(array, &mut []).unwrap().hand_over()
+    };
+    let frozen = memory.freeze();
+    let mut ram = frozen.bytes(PhysAddr::new(0), 1 << 20).unwrap().to_vec();
+    let search = |ram: &[u8]| {
+        let ram = temporary("twice.ram", ram);
+        let output = inspect(&["--arch", "x86_64", "--search"], &ram);
+        std::fs::remove_file(ram).unwrap();
+        output
+    };
+    assert_eq!(search(&ram).status.code(), Some(0));
+    let fdt = boot.fdt_addr.as_u64() as usize;
+    ram.copy_within(fdt..fdt + 4096, copy.as_u64() as usize);
+    let output = search(&ram);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    for addr in [boot.fdt_addr, copy] {
+        assert!(error.contains(&addr.to_string()), "{error}");
+    }
 }

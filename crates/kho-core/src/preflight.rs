@@ -11,10 +11,12 @@
 use core::fmt;
 
 use kho_abi::fdt::Generation;
+use kho_abi::metadata::KexecMetadata;
 use kho_abi::{luo, memblock, memfd, metadata};
 use kho_hal::FrozenMem;
+use zerocopy::FromBytes;
 
-use crate::incoming::{Component, Incoming};
+use crate::incoming::{Component, Incoming, loose};
 
 /// Who will take the handover over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -112,18 +114,66 @@ pub fn preflight<'a, M: FrozenMem>(
     incoming: &Incoming<'a, M>,
     consumer: Consumer,
 ) -> [Verdict<'a>; 5] {
-    let root = root(incoming, consumer);
-    let parts = [
-        root,
-        luo(incoming, consumer),
+    let found = incoming.generation();
+    let nested = found.is_nested();
+    let luo_version = match (incoming.luo(), incoming.blob_version(luo::NODE)) {
+        (Component::Absent, _) => Version::None,
+        (_, version) => Version::Text(version.unwrap_or("?")),
+    };
+    let metadata_version = match incoming.metadata() {
+        Component::Absent => Version::None,
+        found => metadata_version(found.known()),
+    };
+    let regions = incoming.reserve_mem().iter().next();
+    let memblock_version = match (incoming.blob_version(memblock::NODE), regions) {
+        (Some(version), _) => Version::Text(version),
+        (None, Some(_)) if nested => Version::Text(memblock::COMPATIBLE),
+        (None, _) => Version::None,
+    };
+    let fits = fits_orders(incoming, consumer);
+    below([
+        root(found, incoming.map_addr().as_u64() != 0, fits, consumer),
+        luo(luo_version, consumer),
         memfd(incoming, consumer),
-        metadata(incoming, consumer),
-        memblock(incoming, consumer),
-    ];
-    // Who does not take the root over looks at nothing below it.
+        metadata(metadata_version, consumer),
+        memblock(memblock_version, nested, consumer),
+    ])
+}
+
+/// As [`preflight`], where only descriptions are at hand, as Linux shows them in debugfs: the
+/// version string of the root, and by `blob` the bytes of the sub-blob of a name. Memory files, which
+/// LUO describes elsewhere, are not judged, and neither are sizes of folios; of `kho-v1`, which form
+/// it has is not known.
+pub fn preflight_description<'a>(
+    compatible: &'a str,
+    blob: impl Fn(&str) -> Option<&'a [u8]>,
+    consumer: Consumer,
+) -> [Verdict<'a>; 4] {
+    let text = |name| match blob(name) {
+        None => Version::None,
+        Some(bytes) => Version::Text(loose::version(bytes).unwrap_or("?")),
+    };
+    let metadata_version = match blob(metadata::NODE) {
+        None => Version::None,
+        Some(bytes) => metadata_version(KexecMetadata::ref_from_prefix(bytes).ok().map(|it| it.0)),
+    };
+    // Data that is inside the root is in no sub-blob.
+    below([
+        root_string(compatible, consumer),
+        luo(text(luo::NODE), consumer),
+        metadata(metadata_version, consumer),
+        memblock(text(memblock::NODE), false, consumer),
+    ])
+}
+
+/// Who does not take the root, the first part, over looks at nothing below it.
+fn below<const N: usize>(parts: [Verdict<'_>; N]) -> [Verdict<'_>; N] {
+    let without =
+        |part: &Verdict<'_>| part.part == Part::Root && part.outcome == Outcome::GoesWithout;
+    let gone = parts.iter().any(without);
     parts.map(|verdict| match verdict.part {
         Part::Root => verdict,
-        _ if root.outcome == Outcome::GoesWithout => Verdict {
+        _ if gone => Verdict {
             outcome: Outcome::GoesWithout,
             ..verdict
         },
@@ -131,15 +181,47 @@ pub fn preflight<'a, M: FrozenMem>(
     })
 }
 
-fn root<'a, M: FrozenMem>(incoming: &Incoming<'a, M>, consumer: Consumer) -> Verdict<'a> {
-    let found = incoming.generation();
-    let expected = match consumer {
-        Consumer::Linux6_16 => Generation::V1Small,
-        Consumer::Linux6_18 | Consumer::Linux6_19 => Generation::V1Page,
-        Consumer::Linux7_1 => Generation::V3,
-        Consumer::Linux7_2 => Generation::V4,
-        Consumer::Ours => found,
+/// The generation that a consumer reads; ours reads each.
+fn reads(consumer: Consumer) -> Option<Generation> {
+    match consumer {
+        Consumer::Linux6_16 => Some(Generation::V1Small),
+        Consumer::Linux6_18 | Consumer::Linux6_19 => Some(Generation::V1Page),
+        Consumer::Linux7_1 => Some(Generation::V3),
+        Consumer::Linux7_2 => Some(Generation::V4),
+        Consumer::Ours => None,
+    }
+}
+
+/// What becomes of a root of which only the version string is known; several generations may have it.
+fn root_string(compatible: &str, consumer: Consumer) -> Verdict<'_> {
+    let mut known = Generation::ALL
+        .into_iter()
+        .filter(|generation| generation.compatible() == compatible);
+    let (first, second) = (known.next(), known.next());
+    if let (Some(found), None) = (first, second) {
+        return root(found, true, true, consumer);
+    }
+    let expected = reads(consumer);
+    let is_read = match expected {
+        Some(expected) => expected.compatible() == compatible,
+        None => first.is_some(),
     };
+    Verdict {
+        part: Part::Root,
+        outcome: if is_read {
+            Outcome::Unknown
+        } else {
+            Outcome::GoesWithout
+        },
+        found: Version::Text(compatible),
+        expected: expected.map_or(Version::None, Version::Generation),
+    }
+}
+
+/// What becomes of a root. `has_map` says whether it has the address of a map, `fits` whether the
+/// consumer can count with its folios.
+fn root(found: Generation, has_map: bool, fits: bool, consumer: Consumer) -> Verdict<'static> {
+    let expected = reads(consumer).unwrap_or(found);
     // The map's address was not looked at before 6.19: without one, nothing was preserved at all.
     let checks_map = consumer == Consumer::Linux6_19;
     let outcome = if found.compatible() != expected.compatible() {
@@ -150,9 +232,9 @@ fn root<'a, M: FrozenMem>(incoming: &Incoming<'a, M>, consumer: Consumer) -> Ver
         } else {
             Outcome::Misreads
         }
-    } else if checks_map && incoming.map_addr().as_u64() == 0 {
+    } else if checks_map && !has_map {
         Outcome::GoesWithout
-    } else if found != expected || !fits_orders(incoming, consumer) {
+    } else if found != expected || !fits {
         Outcome::Misreads
     } else {
         Outcome::Accepts
@@ -172,12 +254,7 @@ fn fits_orders<M: FrozenMem>(incoming: &Incoming<'_, M>, consumer: Consumer) -> 
     !is_old || order.as_u32() + incoming.page_size().shift() <= 30
 }
 
-fn luo<'a, M: FrozenMem>(incoming: &Incoming<'a, M>, consumer: Consumer) -> Verdict<'a> {
-    let found = match (incoming.luo(), incoming.blob_version(luo::NODE)) {
-        (Component::Absent, _) => Version::None,
-        (_, Some(version)) => Version::Text(version),
-        (_, None) => Version::Text("?"),
-    };
+fn luo(found: Version<'_>, consumer: Consumer) -> Verdict<'_> {
     let expected = match consumer {
         Consumer::Linux6_16 | Consumer::Linux6_18 => Version::None,
         // In 7.1 it is known from hearsay.
@@ -231,12 +308,14 @@ fn memfd<'a, M: FrozenMem>(incoming: &Incoming<'a, M>, consumer: Consumer) -> Ve
     }
 }
 
-fn metadata<'a, M: FrozenMem>(incoming: &Incoming<'a, M>, consumer: Consumer) -> Verdict<'a> {
-    let found = match incoming.metadata() {
-        Component::Absent => Version::None,
-        Component::Known(metadata) => Version::Number(metadata.version.get()),
-        Component::NotUnderstood => Version::Text("?"),
-    };
+/// The version of metadata that is there, if it can be read.
+fn metadata_version(found: Option<&KexecMetadata>) -> Version<'static> {
+    let number = found.map(|metadata| metadata.version.get());
+    let known = number.filter(|&number| number == metadata::VERSION);
+    known.map_or(Version::Text("?"), Version::Number)
+}
+
+fn metadata(found: Version<'_>, consumer: Consumer) -> Verdict<'_> {
     let expected = match consumer {
         Consumer::Linux6_16 | Consumer::Linux6_18 | Consumer::Linux6_19 => Version::None,
         _ => Version::Number(metadata::VERSION),
@@ -254,14 +333,8 @@ fn metadata<'a, M: FrozenMem>(incoming: &Incoming<'a, M>, consumer: Consumer) ->
     }
 }
 
-fn memblock<'a, M: FrozenMem>(incoming: &Incoming<'a, M>, consumer: Consumer) -> Verdict<'a> {
-    let inline = incoming.generation().is_nested();
-    let regions = incoming.reserve_mem().iter().next();
-    let found = match (incoming.blob_version(memblock::NODE), regions) {
-        (Some(version), _) => Version::Text(version),
-        (None, Some(_)) if inline => Version::Text(memblock::COMPATIBLE),
-        (None, _) => Version::None,
-    };
+/// `inline` says whether the regions are inside the root.
+fn memblock(found: Version<'_>, inline: bool, consumer: Consumer) -> Verdict<'_> {
     let expected = Version::Text(memblock::COMPATIBLE);
     // No release reads inline data.
     let taken = found == expected && (!inline || consumer == Consumer::Ours);

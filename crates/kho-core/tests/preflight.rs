@@ -14,9 +14,11 @@ use kho_abi::fdt::Generation;
 use kho_core::incoming::{Incoming, Machine, Region};
 use kho_core::outgoing::luo::Luo;
 use kho_core::outgoing::{Outgoing, StateTree, metadata, reserve_mem};
-use kho_core::preflight::{Consumer, Outcome, Part, Version, preflight};
+use kho_core::preflight::{
+    Consumer, Outcome, Part, Verdict, Version, preflight, preflight_description,
+};
 use kho_hal::sim::{SimAlloc, SimMemory};
-use kho_hal::{PageSize, PhysMem};
+use kho_hal::{FrozenMem, PageSize, PhysMem};
 
 type SimOutgoing<'m> = Outgoing<'m, &'m SimMemory, &'m SimAlloc<&'m SimMemory>>;
 
@@ -50,6 +52,9 @@ fn outcomes(
     };
     let incoming = Incoming::check(&frozen, boot, machine, &mut [0; 64]).unwrap();
     let verdicts = Consumer::ALL.map(|consumer| preflight(&incoming, consumer));
+    for (consumer, verdicts) in Consumer::ALL.into_iter().zip(&verdicts) {
+        assert_description(&incoming, &frozen, consumer, verdicts);
+    }
     for verdicts in verdicts {
         let parts = verdicts.map(|verdict| verdict.part);
         assert_eq!(
@@ -67,6 +72,37 @@ fn outcomes(
     verdicts
         .map(|verdicts| verdicts.map(|verdict| verdict.outcome))
         .to_vec()
+}
+
+/// What Linux shows in debugfs gives the same verdicts, as far as it goes.
+fn assert_description<M: FrozenMem>(
+    incoming: &Incoming<'_, M>,
+    memory: &M,
+    consumer: Consumer,
+    verdicts: &[Verdict<'_>; 5],
+) {
+    let bytes = |at, size| memory.bytes(at, size).unwrap();
+    let blob = |name: &str| {
+        let range = incoming.subtree(name)?.range;
+        Some(bytes(range.start(), range.size() as usize))
+    };
+    let root = incoming.generation().compatible();
+    let [description, others @ ..] = preflight_description(root, blob, consumer);
+    let [whole, luo, _, metadata, memblock] = *verdicts;
+    match incoming.generation() {
+        generation if generation.has_radix_tree() => {
+            assert_eq!((description, others), (whole, [luo, metadata, memblock]));
+        }
+        Generation::SeriesV5 | Generation::V1Small | Generation::V1Page => {
+            // Who reads one form of that string may have another one before it.
+            let expected = match consumer {
+                Consumer::Linux7_1 | Consumer::Linux7_2 => Outcome::GoesWithout,
+                _ => Outcome::Unknown,
+            };
+            assert_eq!(description.outcome, expected);
+        }
+        _ => assert_eq!(description, whole),
+    }
 }
 
 #[test]

@@ -4,13 +4,15 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::facts::{digest, say};
 
-const DEBUGFS: &str = "/sys/kernel/debug/kho";
+/// Where the kernel shows them.
+pub const DEBUGFS: &str = "/sys/kernel/debug/kho";
 
 /// States the lines of the kernel's log that are about handovers.
 pub fn log() -> Result<()> {
@@ -83,4 +85,25 @@ pub fn count() -> Result<u32> {
         json!({ "release": String::from_utf8_lossy(release), "count": count }),
     );
     Ok(count)
+}
+
+/// States what `kho-inspect` says of this machine, given `args`, if the program is there.
+pub fn inspect(args: &[&str]) -> Result<()> {
+    const PROGRAM: &str = "/kho-inspect";
+    if !fs::exists(PROGRAM)? {
+        return Ok(());
+    }
+    let output = Command::new(PROGRAM).arg("--json").args(args).output()?;
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let error = String::from_utf8_lossy(&output.stderr);
+    say(
+        "inspect",
+        json!({
+            "args": args.join(" "),
+            "status": output.status.code(),
+            "found": found,
+            "error": error.trim(),
+        }),
+    );
+    Ok(())
 }

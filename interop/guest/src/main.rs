@@ -10,7 +10,8 @@
 //! | `relay:N` | takes everything over; below N kexecs so far, preserves it again and kexecs `/next/kernel`; else finishes |
 //! | `look` | says what the kernel says, and powers off |
 //!
-//! `/next` holds `kernel`, `initrd` (optional) and `cmdline`; `/boot` the same, to be preserved.
+//! If there is a `/kho-inspect`, `start` has it look at what is about to be handed over, and `relay` at
+//! what was. `/next` holds `kernel`, `initrd` (optional) and `cmdline`; `/boot` the same, to be preserved.
 
 mod facts;
 mod kho;
@@ -77,6 +78,10 @@ fn run() -> Result<()> {
             let held = luo::preserve_plan(&liveupdate)?;
             let boot = luo::preserve_boot(&liveupdate)?;
             kho::trees("out")?;
+            kho::inspect(&["--search", "/dev/mem"])?;
+            for version in ["7.1", "7.3"] {
+                kho::inspect(&["--accepted-by", version, kho::DEBUGFS])?;
+            }
             kexec().inspect_err(|_| drop((held, boot)))
         }
         job => match job.strip_prefix("relay:") {
@@ -87,6 +92,7 @@ fn run() -> Result<()> {
 }
 
 fn relay(last: u32) -> Result<()> {
+    kho::inspect(&["/dev/mem"])?;
     region::check()?;
     let liveupdate = luo::open()?;
     let taken = luo::retrieve(&liveupdate)?;

@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use serde_json::json;
 
 use super::Bench;
+use super::monitor::Monitor;
 use super::serial::{self, Boot};
 
 const RAM: &str = "512M";
@@ -22,13 +23,24 @@ pub struct Machine<'b> {
     cmdline: String,
     devices: &'b [&'b str],
     instruction_time: bool,
+    dumps: &'b [Dump],
     limit: Duration,
 }
 
-/// What is left of a machine. Its RAM goes when this is dropped.
+/// A form in which QEMU writes the memory of a machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Dump {
+    /// As `dump-guest-memory` names it.
+    pub format: &'static str,
+    /// Whether the file says where memory is mapped.
+    pub paging: bool,
+}
+
+/// What is left of a machine. Its RAM, and the dumps, go when this is dropped.
 pub struct Run {
     pub boots: Vec<Boot>,
     ram: PathBuf,
+    dumps: Vec<PathBuf>,
 }
 
 impl<'b> Machine<'b> {
@@ -41,6 +53,7 @@ impl<'b> Machine<'b> {
             cmdline: cmdline.to_owned(),
             devices: &[],
             instruction_time: false,
+            dumps: &[],
             limit: Duration::from_secs(180),
         }
     }
@@ -60,6 +73,12 @@ impl<'b> Machine<'b> {
     /// what a device does in the meantime does not depend on how busy the host is.
     pub fn instruction_time(mut self) -> Self {
         self.instruction_time = true;
+        self
+    }
+
+    /// Has QEMU itself dump the machine's memory when it is off.
+    pub fn dumps(mut self, dumps: &'b [Dump]) -> Self {
+        self.dumps = dumps;
         self
     }
 
@@ -89,7 +108,9 @@ impl<'b> Machine<'b> {
             .arg(self.kernel)
             .args(["-append", &self.cmdline])
             .args(self.devices.iter().flat_map(|device| ["-device", device]))
-            .stdin(Stdio::null())
+            .args(["-no-shutdown", "-qmp", "stdio"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .stderr(Stdio::null());
         if self.instruction_time {
             // Several processors would take turns, and Linux would wait for them.
@@ -98,36 +119,42 @@ impl<'b> Machine<'b> {
         if !self.initrd.is_empty() {
             qemu.arg("-initrd").arg(&initrd);
         }
-        let ended = wait(&mut qemu, self.limit);
-        fs::remove_file(&initrd)?;
         // From here on the RAM is removed whatever happens.
         let mut run = Run {
             boots: Vec::new(),
             ram,
+            dumps: (0..self.dumps.len())
+                .map(|i| file(&format!("dump{i}")))
+                .collect(),
         };
+        let ended = self.wait(&mut qemu, &run.dumps);
+        fs::remove_file(&initrd)?;
         let text = fs::read(&log).with_context(|| log.display().to_string())?;
         ended?;
         run.boots = serial::boots(&String::from_utf8_lossy(&text))?;
         Ok(run)
     }
-}
 
-fn wait(qemu: &mut Command, limit: Duration) -> Result<()> {
-    let mut child = qemu.spawn().context("starting QEMU")?;
-    let start = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait()? {
-            if status.success() {
-                return Ok(());
-            }
-            bail!("QEMU: {status}");
+    /// Waits until the machine is off, and takes the dumps.
+    fn wait(&self, qemu: &mut Command, dumps: &[PathBuf]) -> Result<()> {
+        let mut child = qemu.spawn().context("starting QEMU")?;
+        let done = self.attend(&mut child, dumps);
+        // It has nothing left to do.
+        child.kill()?;
+        child.wait()?;
+        done
+    }
+
+    fn attend(&self, child: &mut Child, dumps: &[PathBuf]) -> Result<()> {
+        let mut monitor = Monitor::new(child, self.limit)?;
+        let off = monitor.wait_for("SHUTDOWN");
+        off.with_context(|| format!("not off in {} s", self.limit.as_secs()))?;
+        for (Dump { format, paging }, path) in self.dumps.iter().zip(dumps) {
+            let protocol = format!("file:{}", path.display());
+            let arguments = json!({ "protocol": protocol, "format": format, "paging": paging });
+            monitor.execute("dump-guest-memory", arguments)?;
         }
-        if start.elapsed() > limit {
-            child.kill()?;
-            child.wait()?;
-            bail!("the machine did not power off in {} s", limit.as_secs());
-        }
-        thread::sleep(Duration::from_millis(20));
+        Ok(())
     }
 }
 
@@ -135,6 +162,11 @@ impl Run {
     /// The RAM of the machine as it was at power-off.
     pub fn ram(&self) -> &Path {
         &self.ram
+    }
+
+    /// The dumps that were asked for, in that order.
+    pub fn dumps(&self) -> &[PathBuf] {
+        &self.dumps
     }
 
     /// The boot of this number, which `program` made.
@@ -150,7 +182,9 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        // It is half a gigabyte; nobody misses it.
-        let _ = fs::remove_file(&self.ram);
+        // Each is half a gigabyte; nobody misses it.
+        for file in self.dumps.iter().chain([&self.ram]) {
+            let _ = fs::remove_file(file);
+        }
     }
 }

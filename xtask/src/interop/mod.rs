@@ -6,6 +6,7 @@ mod initrd;
 mod inspect;
 mod kernels;
 mod machine;
+mod monitor;
 mod places;
 mod programs;
 mod scenarios;
@@ -66,6 +67,8 @@ pub struct Bench {
     linux: PathBuf,
     /// The guest's init.
     init: PathBuf,
+    /// `kho-inspect`, for a guest.
+    inspect: PathBuf,
     /// Our program, in the form of a Linux kernel.
     bare_metal: PathBuf,
     /// Where files may be put.
@@ -94,7 +97,8 @@ pub fn run(options: &Options) -> Result<bool> {
         let bench = Bench {
             arch,
             linux: kernels::find(arch, &folder)?,
-            init: programs::guest_init(arch)?,
+            init: programs::for_guest(arch, "kho-interop-guest")?,
+            inspect: programs::for_guest(arch, "kho-inspect")?,
             bare_metal: programs::bare_metal(arch, &folder)?,
             folder: folder.clone(),
             capture: options.capture.clone(),

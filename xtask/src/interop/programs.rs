@@ -11,12 +11,12 @@ use object::{Object, ObjectSegment};
 use super::arch::Arch;
 use super::places;
 
-/// The guest's init, a static program.
-pub fn guest_init(arch: Arch) -> Result<PathBuf> {
+/// A program for a guest that has nothing but it: a package of the workspace, linked statically.
+pub fn for_guest(arch: Arch, package: &str) -> Result<PathBuf> {
     let triple = format!("{arch}-unknown-linux-gnu");
     let mut cargo = cargo(&places::root()?, &triple, "std,panic_abort")?;
     cargo
-        .args(["--package", "kho-interop-guest"])
+        .args(["--package", package])
         .env("RUSTFLAGS", "-C target-feature=+crt-static -C panic=abort");
     if arch.name() != std::env::consts::ARCH {
         let variable = triple.to_uppercase().replace('-', "_");
@@ -26,7 +26,7 @@ pub fn guest_init(arch: Arch) -> Result<PathBuf> {
         );
     }
     run(&mut cargo)?;
-    Ok(artifact(&triple)?.join("kho-interop-guest"))
+    Ok(artifact(&triple)?.join(package))
 }
 
 /// Our program, in the form of a Linux kernel.

@@ -2,18 +2,31 @@
 
 use kho_hal::{FrozenMem, Order, PhysAddr, PhysRange};
 
-use crate::incoming::Fault;
 use crate::incoming::map::Map;
 use crate::incoming::places::Unfit;
+use crate::incoming::{Fault, IncomingError, Report};
 
 /// Hears of all memory that a description names, and makes sure that it is preserved and that
 /// nothing else names it. A folio is taken over as a whole, so whoever names a part of it owns it.
 pub(crate) struct Claims<'c, 'a, M> {
     pub(crate) map: Map<'a, M>,
     pub(crate) once: &'c mut dyn FnMut(PhysAddr) -> Result<(), Unfit>,
+    /// Hears of each error that the rest of the check can go on without.
+    pub(crate) report: &'c mut Report<'c>,
 }
 
 impl<M: FrozenMem> Claims<'_, '_, M> {
+    /// What was checked, or `None` if it is wrong and the rest is to be checked without it.
+    pub(crate) fn or_report<T>(
+        &mut self,
+        checked: Result<T, IncomingError>,
+    ) -> Result<Option<T>, IncomingError> {
+        match checked {
+            Ok(checked) => Ok(Some(checked)),
+            Err(error) => (self.report)(error).map(|()| None),
+        }
+    }
+
     /// One page at `addr`.
     pub(crate) fn page(&mut self, addr: PhysAddr) -> Result<(), Fault> {
         self.pages(addr, self.map.page().bytes())

@@ -70,6 +70,19 @@ pub(crate) fn tree<M: FrozenMem>(
     Ok(LooseTree { bytes, root })
 }
 
+/// What a sub-blob says of its version: the `compatible` of its tree, or the string that it starts
+/// with.
+pub(crate) fn version(blob: &[u8]) -> Option<&str> {
+    let tree = Tokens::parse(blob).ok();
+    let version = match tree.and_then(|tokens| check(tokens).ok()) {
+        Some(root) => root.property(kho_abi::fdt::COMPATIBLE)?,
+        None => blob.get(..blob.len().min(8))?,
+    };
+    let version = version.split(|&byte| byte == 0).next()?;
+    let version = core::str::from_utf8(version).ok()?;
+    (!version.is_empty()).then_some(version)
+}
+
 /// Checks that one node is all there is, and returns it; else how many bytes of the structure block
 /// are left where it is not.
 fn check(mut tokens: Tokens<'_>) -> Result<LooseNode<'_>, usize> {

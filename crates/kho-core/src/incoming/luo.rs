@@ -26,7 +26,8 @@ pub struct Luo<'a, M> {
 impl_copy!(Luo);
 
 impl<'a, M: FrozenMem> Luo<'a, M> {
-    /// Checks the sub-blob `LUO` and all it leads to; `None` if its version is not known.
+    /// Checks the sub-blob `LUO` and all it leads to; `None` if its version is not known, or if a
+    /// session that was reported is wrong.
     pub(crate) fn check(
         mem: &'a M,
         blob: PhysRange,
@@ -52,12 +53,17 @@ impl<'a, M: FrozenMem> Luo<'a, M> {
             ser,
             flbs: &[],
         };
-        luo.session_blocks().check(claims).map_err(fault)?;
-        for (at, ser) in luo.session_blocks().iter_at() {
-            luo.check_session(at, ser, claims)?;
+        let chain = luo.session_blocks().check(claims).map_err(fault);
+        let mut whole = claims.or_report(chain)?.is_some();
+        if whole {
+            for (at, ser) in luo.session_blocks().iter_at() {
+                let session = luo.check_session(at, ser, claims);
+                whole &= claims.or_report(session)?.is_some();
+            }
         }
-        luo.flbs = luo.check_flbs(claims).map_err(fault)?;
-        Ok(Some(luo))
+        let flbs = luo.check_flbs(claims).map_err(fault);
+        luo.flbs = claims.or_report(flbs)?.unwrap_or_default();
+        Ok(whole.then_some(luo))
     }
 
     fn check_session(
@@ -80,15 +86,16 @@ impl<'a, M: FrozenMem> Luo<'a, M> {
             }));
         }
         for (at, file) in session.file_blocks().iter_at() {
-            match file.compatible.to_str() {
-                None => return Err(fault(Fault::Name { at })),
+            let checked = match file.compatible.to_str() {
+                None => Err(fault(Fault::Name { at })),
                 Some(memfd::COMPATIBLE) => {
                     let data = PhysAddr::new(file.data.get());
                     let check = Memfd::check(self.mem, self.map, data, claims);
-                    check.map_err(|fault| Part::Memfd.is(fault))?;
+                    check.map_err(|fault| Part::Memfd.is(fault))
                 }
-                Some(_) => {}
-            }
+                Some(_) => Ok(()),
+            };
+            claims.or_report(checked)?;
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use kho_abi::memblock::{COMPATIBLE, REGION_COMPATIBLE, SIZE, START};
 use kho_hal::{FrozenMem, PhysAddr, PhysRange};
 
 use crate::incoming::loose::{self, LooseNode};
-use crate::incoming::{Claims, Fault, fdt};
+use crate::incoming::{Claims, Fault, IncomingError, Part, fdt};
 
 /// A region that was reserved under a name, with Linux's `reserve_mem=`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +37,9 @@ impl<'a> ReserveMem<'a> {
         max: u64,
         child: Option<&str>,
         claims: &mut Claims<'_, 'a, M>,
-    ) -> Result<Self, Fault> {
-        let root = loose::root(mem, at, max)?;
+    ) -> Result<Self, IncomingError> {
+        let fault = |fault| Part::ReserveMem.is(fault);
+        let root = loose::root(mem, at, max).map_err(fault)?;
         let node = match child {
             Some(name) => root.child(name),
             None => Some(root),
@@ -49,31 +50,39 @@ impl<'a> ReserveMem<'a> {
         let regions = Self(Some(node));
         for (i, child) in node.children().enumerate() {
             if i >= MAX_REGIONS {
-                return Err(Fault::Count {
+                return Err(fault(Fault::Count {
                     at,
                     found: i as u64 + 1,
                     max: MAX_REGIONS as u64,
-                });
+                }));
             }
-            if !is_compatible(&child, REGION_COMPATIBLE) {
-                return Err(Fault::UnknownVersion { at });
-            }
-            let number = |name| child.number(name).ok_or(Fault::Property { at, name });
-            let (addr, size) = (PhysAddr::new(number(START)?), number(SIZE)?);
-            let region = region(child).ok_or(match core::str::from_utf8(child.name()) {
-                Ok(_) => Fault::NotRam { addr, size },
-                Err(_) => Fault::Name { at },
-            })?;
-            if regions
-                .iter()
-                .take(i)
-                .any(|earlier| earlier.name == region.name)
-            {
-                return Err(Fault::Duplicate { at });
-            }
-            claims.whole_pages(region.range)?;
+            let region = regions.check_region(at, i, child, claims);
+            claims.or_report(region.map_err(fault))?;
         }
         Ok(regions)
+    }
+
+    fn check_region<M: FrozenMem>(
+        &self,
+        at: PhysAddr,
+        i: usize,
+        node: LooseNode<'a>,
+        claims: &mut Claims<'_, 'a, M>,
+    ) -> Result<(), Fault> {
+        if !is_compatible(&node, REGION_COMPATIBLE) {
+            return Err(Fault::UnknownVersion { at });
+        }
+        let number = |name| node.number(name).ok_or(Fault::Property { at, name });
+        let (addr, size) = (PhysAddr::new(number(START)?), number(SIZE)?);
+        let region = region(node).ok_or(match core::str::from_utf8(node.name()) {
+            Ok(_) => Fault::NotRam { addr, size },
+            Err(_) => Fault::Name { at },
+        })?;
+        let mut earlier = self.iter().take(i);
+        if earlier.any(|earlier| earlier.name == region.name) {
+            return Err(Fault::Duplicate { at });
+        }
+        claims.whole_pages(region.range)
     }
 
     /// The regions.

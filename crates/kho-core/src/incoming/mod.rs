@@ -5,6 +5,9 @@
 //! piece of memory is preserved and has one owner. What comes out can only be built by passing, so
 //! every later call on it is infallible. Nothing is allocated; the caller lends a workspace.
 //!
+//! The check refuses with the first problem. [`Incoming::diagnose`] is the same pass for people, and
+//! names all of them.
+//!
 //! The accessors read the description again. Should the memory change after the check, they find
 //! less or something else, but they do not panic and do not leave the memory that was lent.
 //!
@@ -124,6 +127,9 @@ pub struct Incoming<'a, M> {
     reserve_mem: ReserveMem<'a>,
 }
 
+/// Hears of a problem, and says whether to go on.
+type Report<'r> = dyn FnMut(IncomingError) -> Result<(), IncomingError> + 'r;
+
 /// What the known sub-blobs turned out to be.
 struct Components<'a, M> {
     luo: Component<Luo<'a, M>>,
@@ -157,26 +163,67 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
         machine: Machine<'_>,
         workspace: &mut [u64],
     ) -> Result<Self, IncomingError> {
+        Self::examine(mem, boot, machine, workspace, &mut Err)
+    }
+
+    /// As [`Incoming::check`], for people: finds all problems that can be found apart from each
+    /// other. `report` hears of each, of some more than once; of none, exactly if the check passes.
+    ///
+    /// Each scratch area, folio in scratch, sub-blob, region, session and file is looked at by
+    /// itself. What hangs on something that is wrong is not looked at: without a root description or
+    /// with tables of the map that lead nowhere, nothing behind them.
+    ///
+    /// # Errors
+    /// [`Fault::Workspace`] only; problems may have been reported before.
+    pub fn diagnose(
+        mem: &'a M,
+        boot: BootData,
+        machine: Machine<'_>,
+        workspace: &mut [u64],
+        mut report: impl FnMut(IncomingError),
+    ) -> Result<(), IncomingError> {
+        let mut or_stop = |error: IncomingError| match error.fault {
+            Fault::Workspace { .. } => Err(error),
+            _ => {
+                report(error);
+                Ok(())
+            }
+        };
+        match Self::examine(mem, boot, machine, workspace, &mut or_stop) {
+            Ok(_) => Ok(()),
+            Err(last) => or_stop(last),
+        }
+    }
+
+    /// The one pass. An error that `report` does not return is one that nothing can be checked
+    /// without, or none at all: then the result is only as good as what was reported.
+    fn examine(
+        mem: &'a M,
+        boot: BootData,
+        machine: Machine<'_>,
+        workspace: &mut [u64],
+        report: &mut Report<'_>,
+    ) -> Result<Self, IncomingError> {
         let Machine {
             page_size: page,
             ram,
             v1_bitmaps,
         } = machine;
-        let scratch = Scratch::check(mem, &ram, boot.scratch_addr, boot.scratch_size)?;
+        let scratch = Scratch::check(mem, &ram, boot.scratch_addr, boot.scratch_size, report)?;
         let root =
             RootFdt::check(mem, boot, page, &ram).map_err(|fault| Part::RootFdt.is(fault))?;
-        root.check_names(workspace)
-            .map_err(|fault| Part::RootFdt.is(fault))?;
+        if let Err(fault) = root.check_names(workspace) {
+            report(Part::RootFdt.is(fault))?;
+        }
         let fault = |fault| Part::Map.is(fault);
         let generation = root.decide(mem, page, &ram, v1_bitmaps).map_err(fault)?;
         let mut map = Map::new(mem, page, generation, root.map());
         map.check_nodes(&ram, &scratch, workspace).map_err(fault)?;
         let mut spread = Spread::NONE;
-        map.check_folios(&ram, &scratch, workspace, &mut spread)
-            .map_err(fault)?;
+        map.check_folios(&ram, &scratch, workspace, &mut spread, report)?;
         let mut components = Components::NONE;
         places::each_page_once(workspace, page, map.folios(), |once| {
-            let mut claims = Claims { map, once };
+            let mut claims = Claims { map, once, report };
             components = Components::NONE;
             Self::check_components(mem, &root, &mut claims, &mut components)
         })?;
@@ -185,9 +232,10 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
             metadata,
             reserve_mem,
         } = components;
-        if let Component::Known(luo) = &luo {
-            luo.check_names(workspace)
-                .map_err(|fault| Part::Luo.is(fault))?;
+        if let Component::Known(luo) = &luo
+            && let Err(fault) = luo.check_names(workspace)
+        {
+            report(Part::Luo.is(fault))?;
         }
         Ok(Self {
             mem,
@@ -209,8 +257,7 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
         claims: &mut Claims<'_, 'a, M>,
         found: &mut Components<'a, M>,
     ) -> Result<(), IncomingError> {
-        root.check_memory(mem, claims)?;
-        for blob in root.subtrees(mem) {
+        root.check_memory(mem, claims, |claims, blob| {
             match blob.name {
                 luo_abi::NODE => {
                     found.luo = Component::found(Luo::check(mem, blob.range, claims)?);
@@ -220,17 +267,17 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
                 }
                 memblock_abi::NODE => {
                     let (at, max) = (blob.range.start(), blob.range.size());
-                    let regions = ReserveMem::check(mem, at, max, None, claims);
-                    found.reserve_mem = regions.map_err(|fault| Part::ReserveMem.is(fault))?;
+                    found.reserve_mem = ReserveMem::check(mem, at, max, None, claims)?;
                 }
                 _ => {}
             }
-        }
+            Ok(())
+        })?;
         let mut inline = root.inline_nodes();
         if inline.any(|node| node.name() == memblock_abi::NODE) {
             let (at, max) = (root.at(), root.total_size() as u64);
             let regions = ReserveMem::check(mem, at, max, Some(memblock_abi::NODE), claims);
-            found.reserve_mem = regions.map_err(|fault| Part::ReserveMem.is(fault))?;
+            found.reserve_mem = claims.or_report(regions)?.unwrap_or(ReserveMem::NONE);
         }
         Ok(())
     }
@@ -413,7 +460,8 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
     ) -> Result<(), IncomingError> {
         let map = self.map;
         places::each_page_once(workspace, self.page_size(), map.folios(), |once| {
-            let mut claims = Claims { map, once };
+            let report = &mut Err;
+            let mut claims = Claims { map, once, report };
             // What the library knows of has its owners; nothing else may name it.
             let mut found = Components::NONE;
             Self::check_components(self.mem, &self.root, &mut claims, &mut found)?;
@@ -435,17 +483,8 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
     /// starts with.
     pub(crate) fn blob_version(&self, name: &str) -> Option<&'a str> {
         let blob = self.subtree(name)?.range;
-        let version = match loose::root(self.mem, blob.start(), blob.size()) {
-            Ok(root) => root.property(kho_abi::fdt::COMPATIBLE)?,
-            Err(_) => self
-                .mem
-                .bytes(blob.start(), blob.size().min(8) as usize)
-                .ok()?,
-        };
-        let version = version.split(|&byte| byte == 0).next()?;
-        core::str::from_utf8(version)
-            .ok()
-            .filter(|text| !text.is_empty())
+        let size = usize::try_from(blob.size()).ok()?;
+        loose::version(self.mem.bytes(blob.start(), size).ok()?)
     }
 
     /// What LUO handed over.

@@ -4,7 +4,7 @@ use kho_abi::boot::KhoScratch;
 use kho_hal::{FrozenMem, PageSize, PhysAddr, PhysRange};
 
 use crate::incoming::read;
-use crate::incoming::{Fault, IncomingError, Part};
+use crate::incoming::{Fault, IncomingError, Part, Report};
 
 /// What is known of the machine's memory.
 #[derive(Clone, Copy, Debug)]
@@ -80,42 +80,58 @@ impl<'a> Scratch<'a> {
         ram: &Ram<'_>,
         addr: PhysAddr,
         size: u64,
+        report: &mut Report<'_>,
     ) -> Result<Self, IncomingError> {
-        let entry = size_of::<KhoScratch>() as u64;
-        if size / entry > MAX_SCRATCH || !size.is_multiple_of(entry) {
-            return Err(Part::Scratch.is(Fault::Count {
-                at: addr,
-                found: size,
-                max: MAX_SCRATCH * entry,
-            }));
-        }
-        ram.range(addr, size)
-            .map_err(|fault| Part::Scratch.is(fault))?;
-        let areas = read::array(mem, addr, (size / entry) as usize)
-            .map_err(|cause| Part::Scratch.is(cause.into()))?;
-        let scratch = Self(areas);
-        for (i, area) in areas.iter().enumerate() {
-            let addr = PhysAddr::new(area.addr.get());
-            if area.size.get() == 0 {
-                continue;
+        let scratch = match Self::read(mem, ram, addr, size) {
+            Ok(scratch) => scratch,
+            Err(fault) => {
+                report(Part::Scratch.is(fault))?;
+                Self::NONE
             }
-            let range = ram.range(addr, area.size.get());
-            let range = range.map_err(|fault| Part::Scratch.is(fault))?;
-            if scratch
-                .areas()
-                .take(i)
-                .any(|earlier| earlier.overlaps(range))
-            {
-                return Err(Part::Scratch.is(Fault::Overlap { addr }));
+        };
+        for (i, area) in scratch.0.iter().enumerate() {
+            if let Err(fault) = scratch.check_area(i, area, ram) {
+                report(Part::Scratch.is(fault))?;
             }
         }
         Ok(scratch)
     }
 
+    fn read<M: FrozenMem>(
+        mem: &'a M,
+        ram: &Ram<'_>,
+        addr: PhysAddr,
+        size: u64,
+    ) -> Result<Self, Fault> {
+        let entry = size_of::<KhoScratch>() as u64;
+        if size / entry > MAX_SCRATCH || !size.is_multiple_of(entry) {
+            return Err(Fault::Count {
+                at: addr,
+                found: size,
+                max: MAX_SCRATCH * entry,
+            });
+        }
+        ram.range(addr, size)?;
+        Ok(Self(read::array(mem, addr, (size / entry) as usize)?))
+    }
+
+    fn check_area(&self, i: usize, area: &KhoScratch, ram: &Ram<'_>) -> Result<(), Fault> {
+        let addr = PhysAddr::new(area.addr.get());
+        if area.size.get() == 0 {
+            return Ok(());
+        }
+        let range = ram.range(addr, area.size.get())?;
+        let mut earlier = self.areas().take(i);
+        if earlier.any(|earlier| earlier.overlaps(range)) {
+            return Err(Fault::Overlap { addr });
+        }
+        Ok(())
+    }
+
     /// The areas, in the order of the array, those of size 0 included.
     pub fn areas(&self) -> impl Iterator<Item = PhysRange> + 'a {
         self.0.iter().map(|area| {
-            // Checked not to wrap.
+            // Checked not to wrap, or reported.
             PhysRange::new(PhysAddr::new(area.addr.get()), area.size.get()).unwrap_or_default()
         })
     }

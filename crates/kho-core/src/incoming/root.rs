@@ -243,23 +243,29 @@ impl<'a> RootFdt<'a> {
         Ok(())
     }
 
-    /// Checks that the FDT and the sub-blobs lie in preserved memory and do not overlap. What is
-    /// in a blob is not looked at.
+    /// Checks that the FDT and the sub-blobs lie in preserved memory and do not overlap. What is in
+    /// a blob is for `inside` to look at.
     pub(crate) fn check_memory<M: FrozenMem>(
         &self,
         mem: &M,
         claims: &mut Claims<'_, 'a, M>,
+        mut inside: impl FnMut(&mut Claims<'_, 'a, M>, Subtree<'a>) -> Result<(), IncomingError>,
     ) -> Result<(), IncomingError> {
         // Where users keep their data inside, the description comes in scratch. An empty list, as
         // Linux 6.16 may write one, preserves nothing at all.
         let is_empty = !self.format.has_radix_tree() && claims.map.folios() == 0;
         if !self.format.is_nested() && !is_empty {
             let own = claims.blob(self.range(), |_| false);
-            own.map_err(|fault| Part::RootFdt.is(fault))?;
+            claims.or_report(own.map_err(|fault| Part::RootFdt.is(fault)))?;
         }
         for (i, node) in self.blob_nodes().enumerate() {
-            self.check_subtree(mem, i, node, claims)
-                .map_err(|fault| Part::Subtree.is(fault))?;
+            let blob = self.check_subtree(mem, i, node, claims);
+            let checked = match blob.map_err(|fault| Part::Subtree.is(fault)) {
+                Ok(Some(blob)) => inside(claims, blob),
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            };
+            claims.or_report(checked)?;
         }
         Ok(())
     }
@@ -270,13 +276,13 @@ impl<'a> RootFdt<'a> {
         i: usize,
         node: FdtNode<'a>,
         claims: &mut Claims<'_, 'a, M>,
-    ) -> Result<(), Fault> {
+    ) -> Result<Option<Subtree<'a>>, Fault> {
         if let Some(addr) = fdt::number(node, self.format.blob_property()) {
             // Its size may have to be read from it.
             claims.is_preserved(PhysAddr::new(addr))?;
         }
         let Some(blob) = self.subtree(mem, node)? else {
-            return Ok(());
+            return Ok(None);
         };
         // Those before it were looked at already.
         let earlier = || {
@@ -289,7 +295,8 @@ impl<'a> RootFdt<'a> {
                 addr: other.start().max(blob.range.start()),
             });
         }
-        claims.blob(blob.range, |folio| all().any(|other| other.overlaps(folio)))
+        claims.blob(blob.range, |folio| all().any(|other| other.overlaps(folio)))?;
+        Ok(Some(blob))
     }
 
     /// What a node says of its sub-blob; a node without an address is none of ours.

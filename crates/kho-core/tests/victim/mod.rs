@@ -496,7 +496,36 @@ impl<'a> Lent<'a> {
                 _ => None,
             },
         };
-        Incoming::check(self, boot, machine, &mut [0; 64])
+        let checked = Incoming::check(self, boot, machine, &mut [0; 64]);
+        // What people are told is what the check refuses, and it does not read on without end.
+        let problems = self.diagnose(boot, machine);
+        match &checked {
+            Ok(_) => assert_eq!(problems, Ok(Vec::new())),
+            Err(error) => {
+                let known = |problems: &[IncomingError]| problems.contains(error);
+                assert!(
+                    problems.as_deref().map_or_else(|_| true, known),
+                    "{error} is not one of {problems:?}"
+                );
+            }
+        }
+        checked
+    }
+
+    /// Every problem, or that the workspace is too small to tell.
+    pub fn diagnose(
+        &self,
+        boot: BootData,
+        machine: Machine<'_>,
+    ) -> Result<Vec<IncomingError>, IncomingError> {
+        let mut problems = Vec::new();
+        let report = |error| {
+            if !problems.contains(&error) {
+                problems.push(error);
+            }
+        };
+        Incoming::diagnose(self, boot, machine, &mut [0; 64], report)?;
+        Ok(problems)
     }
 
     /// Counts anew.

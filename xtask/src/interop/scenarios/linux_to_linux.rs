@@ -1,5 +1,7 @@
 //! The control: Linux hands over to Linux. If this fails, the bench is broken, not we.
 
+use std::fs;
+
 use anyhow::{Result, ensure};
 use kho_interop_plan::{REGION, REGION_SEED, REGION_SIZE};
 
@@ -10,7 +12,9 @@ use crate::interop::machine::Machine;
 use crate::interop::serial::{Boot, pattern_digest};
 
 pub fn run(bench: &Bench, name: &str) -> Result<()> {
-    let second = Initrd::new(&bench.init)?.finish()?;
+    let second = Initrd::new(&bench.init)?
+        .file("kho-inspect", &fs::read(&bench.inspect)?)?
+        .finish()?;
     let next = linux_cmdline(bench.arch, "relay:1");
     let first = Initrd::new(&bench.init)?
         .kernel("next", &bench.linux, &second, &next)?
@@ -28,6 +32,11 @@ pub fn run(bench: &Bench, name: &str) -> Result<()> {
         incoming.one("metadata")?["count"] == 1,
         "the count is not 1"
     );
+    // The map that a Linux took over is gone by then.
+    let live = incoming.one("inspect")?;
+    let error = live["error"].as_str().unwrap_or("");
+    let explained = live["status"] == 0 || error.contains("--search");
+    ensure!(explained, "in the guest: {live}");
     incoming.one("off")?;
     Ok(())
 }

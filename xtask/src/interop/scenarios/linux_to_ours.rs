@@ -1,4 +1,7 @@
-//! Linux hands over to us: we find what it preserved, and the host finds the same in the RAM.
+//! Linux hands over to us: we find what it preserved, and the host finds the same in the RAM, and in
+//! the dumps that QEMU writes of it.
+
+use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use kho_interop_plan::{REGION, REGION_SEED, REGION_SIZE};
@@ -8,11 +11,22 @@ use super::linux_cmdline;
 use crate::interop::Bench;
 use crate::interop::initrd::Initrd;
 use crate::interop::inspect;
-use crate::interop::machine::Machine;
+use crate::interop::machine::{Dump, Machine};
 use crate::interop::serial::{Boot, pattern_digest};
+
+const fn dump(format: &'static str, paging: bool) -> Dump {
+    Dump { format, paging }
+}
+
+/// The forms that are read: without and, where memory can be in it twice, with virtual addresses.
+const ELF: [Dump; 2] = [dump("elf", false), dump("elf", true)];
+
+/// The forms that are refused.
+const COMPRESSED: [Dump; 2] = [dump("kdump-zlib", false), dump("kdump-raw-zlib", false)];
 
 pub fn run(bench: &Bench, name: &str) -> Result<()> {
     let initrd = Initrd::new(&bench.init)?
+        .file("kho-inspect", &fs::read(&bench.inspect)?)?
         .kernel("next", &bench.bare_metal, &[], "interop=look")?
         .finish()?;
     let run = Machine::new(
@@ -22,6 +36,7 @@ pub fn run(bench: &Bench, name: &str) -> Result<()> {
         &linux_cmdline(bench.arch, "start"),
     )
     .initrd(initrd)
+    .dumps(&[ELF[0], ELF[1], COMPRESSED[0], COMPRESSED[1]])
     .run()?;
     let linux = run.boot(0, "linux")?;
     let ours = run.boot(1, "bare-metal")?;
@@ -29,7 +44,52 @@ pub fn run(bench: &Bench, name: &str) -> Result<()> {
     ensure!(ours.one("metadata")?["count"] == 1, "the count is not 1");
     let host = inspect::facts(bench, name, &run, ours)?;
     check_same(ours, &host)?;
+    check_live(linux, &host)?;
+    for (dump, form) in run.dumps().iter().zip(ELF) {
+        let found = inspect::facts_in_dump(dump, ours).with_context(|| format!("{form:?}"))?;
+        ensure!(found == host, "{form:?} is not what the RAM is");
+    }
+    for (dump, form) in run.dumps().iter().skip(ELF.len()).zip(COMPRESSED) {
+        inspect::refuses(dump, ours, "kdump-compressed").with_context(|| format!("{form:?}"))?;
+    }
     ours.one("off")?;
+    Ok(())
+}
+
+/// That before the jump, Linux's own user space found what the host found after it. LUO writes its
+/// part in between.
+fn check_live(linux: &Boot, host: &Value) -> Result<()> {
+    for (version, status) in [("7.1", 1), ("7.3", 0)] {
+        let args = format!("--accepted-by {version} /sys/kernel/debug/kho");
+        let asked = linux.with("inspect", "args", &args)?;
+        ensure!(asked["status"] == status, "{args}: {}", asked["error"]);
+    }
+    let live = linux.with("inspect", "args", "--search /dev/mem")?;
+    ensure!(live["status"] == 0, "in the guest: {}", live["error"]);
+    let live = &live["found"];
+    for key in [
+        "compatible",
+        "preserved_memory_map",
+        "reserve_mem",
+        "kexec_metadata",
+    ] {
+        ensure!(live[key] == host[key], "{key} was {}", live[key]);
+    }
+    let fdt = &live["kho_data"]["fdt_addr"];
+    ensure!(
+        *fdt == host["kho_data"]["fdt_addr"],
+        "the description was at {fdt}"
+    );
+    for (name, blob) in host["subtrees"].as_object().context("no sub-blobs")? {
+        let before = &live["subtrees"][name];
+        let same = before["addr"] == blob["addr"] && before["size"] == blob["size"];
+        ensure!(same && before["preserved"] == true, "{name} was {before}");
+    }
+    let bytes = |facts: &Value| facts["preserved_bytes"].as_u64();
+    let grown = bytes(live)
+        .zip(bytes(host))
+        .is_some_and(|(before, after)| before <= after);
+    ensure!(grown, "{} bytes were preserved", live["preserved_bytes"]);
     Ok(())
 }
 

@@ -4,8 +4,8 @@ use kho_hal::{FrozenMem, PhysAddr, PhysRange};
 
 use super::Map;
 use super::spread::Spread;
-use crate::incoming::Fault;
 use crate::incoming::places::{Ram, Scratch};
+use crate::incoming::{Fault, IncomingError, Part, Report};
 use crate::runs::{First, Runs};
 
 /// Goes through a map's folios by ascending address. Each must be RAM, outside scratch, and apart
@@ -22,6 +22,7 @@ pub(super) struct CheckedFolios<'c, 'a, M: FrozenMem> {
     pub(super) orders: u64,
     /// Number of folios so far, and where they are.
     spread: &'c mut Spread,
+    report: &'c mut Report<'c>,
 }
 
 impl<'c, 'a, M: FrozenMem> CheckedFolios<'c, 'a, M> {
@@ -30,6 +31,7 @@ impl<'c, 'a, M: FrozenMem> CheckedFolios<'c, 'a, M> {
         ram: &'c Ram<'c>,
         scratch: &'c Scratch<'a>,
         spread: &'c mut Spread,
+        report: &'c mut Report<'c>,
     ) -> Self {
         Self {
             runs: Runs::new(map, First::LOWEST),
@@ -39,12 +41,18 @@ impl<'c, 'a, M: FrozenMem> CheckedFolios<'c, 'a, M> {
             last: PhysRange::default(),
             orders: 0,
             spread,
+            report,
         }
+    }
+
+    /// Goes on without what is wrong, if that is asked for.
+    pub(super) fn report(&mut self, fault: Fault) -> Result<(), IncomingError> {
+        (self.report)(Part::Map.is(fault))
     }
 
     /// Goes on to the folios that end above `own`, which must not be in any of them. Has to be
     /// called with ascending ranges.
-    pub(super) fn keep_off(&mut self, own: PhysRange) -> Result<(), Fault> {
+    pub(super) fn keep_off(&mut self, own: PhysRange) -> Result<(), IncomingError> {
         while self.last.end() <= own.start() {
             if !self.next(own.start())? {
                 return Ok(());
@@ -52,35 +60,39 @@ impl<'c, 'a, M: FrozenMem> CheckedFolios<'c, 'a, M> {
         }
         if self.last.start() < own.end() {
             let addr = own.start().max(self.last.start());
-            return Err(Fault::Overlap { addr });
+            self.report(Fault::Overlap { addr })?;
         }
         Ok(())
     }
 
     /// Goes through all the folios that are left.
-    pub(super) fn finish(&mut self) -> Result<(), Fault> {
+    pub(super) fn finish(&mut self) -> Result<(), IncomingError> {
         while self.next(PhysAddr::new(u64::MAX))? {}
         Ok(())
     }
 
     /// Checks the next folios: a run, or several whose range ends at `border` or below.
-    fn next(&mut self, border: PhysAddr) -> Result<bool, Fault> {
+    fn next(&mut self, border: PhysAddr) -> Result<bool, IncomingError> {
         let free = self.free;
         let may_join = |range: PhysRange| range.end() <= border && free.contains_range(range);
-        let Some(folios) = self.runs.next_stretch(may_join)? else {
+        let stretch = self.runs.next_stretch(may_join);
+        let Some(folios) = stretch.map_err(|fault| Part::Map.is(fault))? else {
             return Ok(false);
         };
         let range = folios.range;
         if range.start() < self.last.end() {
             let addr = range.start();
-            return Err(Fault::Overlap { addr });
+            self.report(Fault::Overlap { addr })?;
         }
         if !free.contains_range(range) {
-            let ram = self.ram.range(range.start(), range.size())?;
-            self.scratch.refuse(ram)?;
-            self.free = self
-                .scratch
-                .around(self.ram.around(range.start()), range.start());
+            let ram = self.ram.range(range.start(), range.size());
+            match ram.and_then(|ram| self.scratch.refuse(ram)) {
+                Ok(()) => {
+                    let ram = self.ram.around(range.start());
+                    self.free = self.scratch.around(ram, range.start());
+                }
+                Err(fault) => self.report(fault)?,
+            }
         }
         self.last = range;
         self.orders |= 1 << folios.order.as_u32();

@@ -12,7 +12,7 @@ use kho_hal::{FrozenMem, Order, PageSize, PhysAddr, PhysRange};
 use crate::bits::Bits;
 use crate::incoming::ascending::ascending;
 use crate::incoming::places::{Ram, Scratch};
-use crate::incoming::{Fault, Folio};
+use crate::incoming::{Fault, Folio, IncomingError, Part, Report};
 use crate::runs::{FolioBits, Wraps};
 use crate::tree::{Frozen, Tree, all_orders};
 use check::CheckedFolios;
@@ -105,19 +105,23 @@ impl<'a, M: FrozenMem> Map<'a, M> {
         scratch: &Scratch<'a>,
         workspace: &mut [u64],
         spread: &mut Spread,
-    ) -> Result<(), Fault> {
-        let mut folios = CheckedFolios::new(*self, ram, scratch, spread);
+        report: &mut Report<'_>,
+    ) -> Result<(), IncomingError> {
+        let mut folios = CheckedFolios::new(*self, ram, scratch, spread, report);
         let mut end = PhysAddr::new(0);
         ascending(
             workspace,
-            |report| self.visit_own(&mut |at, size| report(at.as_u64() | pack(size))),
+            |list| {
+                let visited = self.visit_own(&mut |at, size| list(at.as_u64() | pack(size)));
+                visited.map_err(|fault| Part::Map.is(fault))
+            },
             |number| {
                 let own = unpack(number);
                 if own.start() < end {
                     let addr = own.start();
-                    return Err(Fault::ReachedTwice { addr });
+                    folios.report(Fault::ReachedTwice { addr })?;
                 }
-                end = own.end();
+                end = end.max(own.end());
                 folios.keep_off(own)
             },
         )?;
