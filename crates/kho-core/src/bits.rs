@@ -217,5 +217,53 @@ mod tests {
                 prop_assert_eq!(runs.end(), end);
             }
         }
+
+        /// A run that reaches the end of some words goes on in the next ones, if it does there.
+        #[test]
+        fn runs_go_on_in_the_next_words(
+            words in prop::collection::vec(prop_oneof![Just(0), Just(u64::MAX), any::<u64>()], 2..12),
+            cut in 1usize..11,
+            gap in prop_oneof![3 => Just(0u64), 1 => Just(64)],
+        ) {
+            let (low, high) = words.split_at(cut.min(words.len() - 1));
+            let border = low.len() as u64 * 64;
+            let mut first = Bits::new(0, low, 0);
+            let mut end = 0;
+            while first.find().is_some() {
+                end = first.take_run();
+            }
+            let mut next = Bits::new(border + gap, high, border);
+            let further = next.continue_run(end);
+            let reaches = low.last().is_some_and(|word| word >> 63 != 0);
+            let ones = high.view_bits::<Lsb0>().leading_ones() as u64;
+            let expected = (reaches && gap == 0 && ones > 0).then_some(border + ones);
+            prop_assert_eq!(further, expected);
+        }
+
+        /// What is left of a word: where it ends, and how many there are.
+        #[test]
+        fn all_that_a_word_has(
+            word in prop_oneof![Just(1 << 63), any::<u64>()], taken in 0u32..8,
+        ) {
+            let mut left = word;
+            let words = [word];
+            let mut bits = Bits::new(640, &words, 640);
+            for _ in 0..taken {
+                if bits.find().is_some() {
+                    bits.take_bit();
+                    left &= left - 1;
+                }
+            }
+            let Some(first) = bits.find() else {
+                prop_assert_eq!(left, 0);
+                return Ok(());
+            };
+            prop_assert_eq!(first, 640 + u64::from(left.trailing_zeros()));
+            let expected = (left != u64::MAX)
+                .then(|| (640 + u64::from(left.ilog2()) + 1, left.count_ones()));
+            prop_assert_eq!(bits.word(), expected);
+            bits.take_word();
+            prop_assert_eq!(bits.find(), None);
+        }
     }
 }

@@ -35,6 +35,14 @@ fn fault<T: std::fmt::Debug>(result: Result<T, IncomingError>) -> Fault {
     error.fault
 }
 
+#[test]
+fn says_where_the_handover_is() {
+    assert_eq!(
+        BOOT.to_string(),
+        "4096 bytes at 0x123456000, scratch: 48 bytes at 0x700001000"
+    );
+}
+
 /// A chain of other nodes, with the handover in the middle, as Linux links them.
 #[test]
 fn setup_data() {
@@ -94,10 +102,12 @@ fn setup_data() {
         "a cycle"
     );
     memory.write(addr(0x2048), &[2]).unwrap();
-    assert!(
-        matches!(fault(read(&mut memory)), Fault::Count { .. }),
-        "a cycle without one"
-    );
+    let many = Fault::Count {
+        at: addr(0x2000),
+        found: 65,
+        max: 64,
+    };
+    assert_eq!(fault(read(&mut memory)), many, "a cycle without one");
     memory.write(addr(0x1250), &[0; 8]).unwrap();
     assert_eq!(fault(read(&mut memory)), Fault::NoHandover);
     memory
@@ -178,6 +188,12 @@ fn chosen() {
     );
     let (found, place) = read(&mut small).unwrap();
     assert_eq!(found, OTHER);
+    let below_4_gib = BootData {
+        fdt_addr: addr(0xffff_f000),
+        ..OTHER
+    };
+    below_4_gib.replace(&small, place).unwrap();
+    assert_eq!(read(&mut small), Ok((below_4_gib, place)));
     assert!(
         BOOT.replace(&small, place).is_err(),
         "an address above 4 GiB in one cell"

@@ -16,13 +16,17 @@ use kho_core::outgoing::{Outgoing, OutgoingError};
 use kho_hal::{PageSize, PhysRange};
 use proptest::prelude::*;
 
-/// Disjoint folios: by first page, orders. Dense stretches, gaps, and all of the address space.
+/// Disjoint folios: by first page, orders. Dense stretches, gaps, all of the address space, and runs
+/// from one page of the map into the next.
 fn folios() -> impl Strategy<Value = BTreeMap<u64, u32>> {
+    // A page of 4 KiB has 2^15 bits, one of 16 KiB 2^17, one of 64 KiB 2^19.
+    let border = (prop::sample::select(vec![15, 17, 19]), 1u64..3, 0u64..200);
     let one = prop_oneof![
         (0u64..256, 0u32..7),
         (0u64..16, 7u32..14),
         (0u64..1 << 8, 14u32..20),
         (0u64..1 << 30, 0u32..1),
+        border.prop_map(|(bits, pages, before)| ((pages << bits) - FREE - before, 0)),
     ];
     let run = (one, 1u64..200);
     prop::collection::vec(run, 0..30).prop_map(|runs| {

@@ -184,3 +184,72 @@ fn every_part_has_its_own_answer() {
     let metadata = with(b"\x01\0\0\0ours", b"\x02\0\0\0ours");
     assert_eq!(metadata[newest], [Yes, Yes, Yes, No, Yes]);
 }
+
+/// What each consumer reads in each place, for a handover that has all parts.
+#[test]
+fn verdicts_say_what_was_found_and_what_is_expected() {
+    let text = |generation, fill: &dyn Fn(&SimOutgoing<'_>)| {
+        let page = PageSize::Size4K;
+        let mut sim = Sim::new(page);
+        let boot = {
+            let alloc = sim.alloc();
+            let mut outgoing = Outgoing::new(sim.tracker(&alloc)).unwrap();
+            fill(&outgoing);
+            let array = sim.scratch_array();
+            let state = StateTree::new();
+            let frozen = outgoing.finalize_as(generation, array, &mut [], &state);
+            frozen.unwrap().hand_over()
+        };
+        let frozen = sim.memory.freeze();
+        let machine = Machine {
+            v1_bitmaps: Some(match generation {
+                Generation::V1Small => V1Bitmaps::Small,
+                _ => V1Bitmaps::Page,
+            }),
+            ..Machine::unknown(page)
+        };
+        let incoming = Incoming::check(&frozen, boot, machine, &mut [0; 64]).unwrap();
+        let line = |consumer| {
+            let verdicts = preflight(&incoming, consumer);
+            let parts = verdicts.map(|v| format!("{} for {}", v.found, v.expected));
+            format!("{consumer}: {}", parts.join(", "))
+        };
+        Consumer::ALL.map(line)
+    };
+    let everything = |outgoing: &SimOutgoing<'_>| {
+        metadata::publish(outgoing, "ours", None).unwrap();
+        let region = Region {
+            name: "r",
+            range: pages(PageSize::Size4K, FREE, 2),
+        };
+        reserve_mem::publish(outgoing, &[region]).unwrap();
+        drop(Luo::new(outgoing, 0).unwrap());
+    };
+    assert_eq!(
+        text(Generation::V4, &everything),
+        [
+            "Linux 6.16, 6.17: kho-v4 for kho-v1 (small), luo-v5 for none, none for none, 1 for none, \
+             memblock-v1 for memblock-v1",
+            "Linux 6.18: kho-v4 for kho-v1 (page), luo-v5 for none, none for none, 1 for none, \
+             memblock-v1 for memblock-v1",
+            "Linux 6.19, 7.0: kho-v4 for kho-v1 (page), luo-v5 for luo-v1, none for memfd-v1, \
+             1 for none, memblock-v1 for memblock-v1",
+            "Linux 7.1: kho-v4 for kho-v3, luo-v5 for luo-v1, none for memfd-v1, 1 for 1, \
+             memblock-v1 for memblock-v1",
+            "Linux 7.2, 7.3: kho-v4 for kho-v4, luo-v5 for luo-v5, none for memfd-v2, 1 for 1, \
+             memblock-v1 for memblock-v1",
+            "this library: kho-v4 for kho-v4, luo-v5 for luo-v5, none for memfd-v2, 1 for 1, \
+             memblock-v1 for memblock-v1",
+        ]
+    );
+    let root = |generation| {
+        let [.., ours] = text(generation, &|_| {});
+        ours.split(" for ").next().unwrap().to_owned()
+    };
+    assert_eq!(root(Generation::V1Small), "this library: kho-v1 (small)");
+    assert_eq!(root(Generation::V1Page), "this library: kho-v1 (page)");
+    assert_eq!(
+        root(Generation::SeriesV5),
+        "this library: kho-v1 (series v5)"
+    );
+}

@@ -446,3 +446,40 @@ fn threads_share_a_tree() {
         assert_eq!(found, expected, "{page:?}");
     }
 }
+
+/// The largest orders have so few folios that they share a word of the tree.
+#[test]
+fn the_largest_folios_are_kept_apart() {
+    for page in PageSize::ALL {
+        let sim = Sim::new(page);
+        let alloc = sim.alloc();
+        let size = |o: u32| 1u64 << (page.shift() + o);
+        // 32 of one order, 8 of the other, and pages in the first and the last of them.
+        let (small, large) = (59 - page.shift(), 61 - page.shift());
+        let disjoint = [
+            (size(small), small),
+            (30 * size(small), small),
+            (size(large), large),
+            (6 * size(large), large),
+            (FREE << page.shift(), 0),
+            (7 * size(large), 0),
+        ];
+        for clash in [None, Some(4 * size(small)), Some(30 * size(small))] {
+            let tracker = sim.tracker(&alloc);
+            for (at, o) in disjoint {
+                tracker.preserve_folio(addr(at), order(o)).unwrap();
+                assert!(tracker.is_preserved(addr(at), order(o)), "{at:#x} {o}");
+            }
+            if let Some(at) = clash {
+                tracker.preserve_folio(addr(at), order(0)).unwrap();
+            }
+            let mut outgoing = Outgoing::new(tracker).unwrap();
+            let result = outgoing.finalize(sim.scratch_array(), &mut []).map(drop);
+            match clash {
+                None => assert_eq!(result, Ok(())),
+                Some(_) => assert!(matches!(result, Err(OutgoingError::Overlap { .. }))),
+            }
+            drop(outgoing);
+        }
+    }
+}

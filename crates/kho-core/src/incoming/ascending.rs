@@ -131,4 +131,39 @@ mod tests {
             }
         }
     }
+
+    /// How often `count` numbers are listed in a workspace of `words`, and what came of it.
+    fn listings(count: u64, words: usize) -> (u32, Result<(), Fault>) {
+        let mut calls = 0;
+        let list = |report: &mut dyn FnMut(u64)| {
+            calls += 1;
+            (0..count).for_each(report);
+            Ok(())
+        };
+        let result = ascending(&mut std::vec![0; words], list, |_| Ok(()));
+        (calls, result)
+    }
+
+    #[test]
+    fn lists_about_twice_for_each_time_that_the_workspace_is_full() {
+        assert_eq!(listings(100, 101), (1, Ok(())));
+        // A full workspace is halved when one more comes, each time for good.
+        assert_eq!(listings(1000, 100), (19, Ok(())));
+        // Less than eight words are as good as eight.
+        assert_eq!(listings(100, 0).0, listings(100, 8).0);
+        assert!(listings(100, 16).0 < listings(100, 8).0);
+    }
+
+    #[test]
+    fn gives_up_when_too_much_is_listed_again() {
+        // 4 numbers at a time: 2,896 are listed 723 times, which makes just less than 2^21.
+        assert_eq!(listings(2896, 8), (723, Ok(())));
+        let (calls, result) = listings(4000, 8);
+        assert_eq!(result, Err(Unfit::Workspace(4000).into()));
+        assert_eq!(u64::from(calls), (1 << 21) / 4000 + 1);
+        // Where one listing is that long, eight are too many.
+        let (calls, result) = listings(1 << 20, 8);
+        assert_eq!(result, Err(Unfit::Workspace(1 << 20).into()));
+        assert_eq!(calls, 9);
+    }
 }
