@@ -127,7 +127,7 @@ attacks! {
     area_list_is_a_cycle: |v| {
         let first = v.at.area.first.get();
         v.put(v.word(first), first);
-    } => Part::Subtree, Fault::Overlap { .. } | Fault::Count { .. },
+    } => Part::Subtree, Fault::Null { .. },
     area_with_a_page_twice: |v| {
         let first = v.at.area.first.get();
         v.put(first + 16, v.word(first + 8));
@@ -137,7 +137,7 @@ attacks! {
         v.put(first + 16, first);
     } => Part::Subtree, Fault::Overlap { .. },
     memory_file_whose_list_links_itself: |v| v.put(v.at.list, v.at.list)
-        => Part::Memfd, Fault::Overlap { .. } | Fault::Count { .. },
+        => Part::Memfd, Fault::Null { .. },
     memory_file_with_a_folio_twice: |v| v.put(v.at.folios + 32, v.word(v.at.folios))
         => Part::Memfd, Fault::Overlap { .. },
     memory_file_whose_list_is_itself: |v| v.put(v.at.memfd + MEMFD_LIST, v.at.memfd)
@@ -544,6 +544,16 @@ attacks! {
         => Part::Subtree, Fault::Mismatch { found: 600, .. },
     area_of_most_pages: |v| v.at.area.total_pages = u32::MAX.into()
         => Part::Subtree, Fault::Mismatch { found: 600, .. },
+    /// Entry 300 would be found behind the terminator, where nothing was checked.
+    area_whose_first_page_ends_early: |v| {
+        let first = v.at.area.first.get();
+        let second = v.word(first);
+        for i in 300..511 {
+            v.put(second + (1 + 89 + i - 300) * 8, v.word(first + (1 + i) * 8));
+            v.put(first + (1 + i) * 8, MMIO.0 << 12);
+        }
+        v.put(first + 301 * 8, 0);
+    } => Part::Subtree, Fault::Null { .. },
     area_that_is_not_whole_groups: |v| v.at.area.order = 4.into()
         => Part::Subtree, Fault::Mismatch { .. },
     area_with_unknown_flags: |v| v.at.area.flags = 4.into()
