@@ -174,6 +174,8 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
         let mut spread = Spread::NONE;
         map.check_folios(&ram, &scratch, workspace, &mut spread)
             .map_err(fault)?;
+        root.check_apart(mem, &map, workspace)
+            .map_err(|fault| Part::Subtree.is(fault))?;
         let mut components = Components::NONE;
         places::each_page_once(workspace, page, map.folios(), |once| {
             let mut claims = Claims { map, once };
@@ -209,7 +211,7 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
         claims: &mut Claims<'_, 'a, M>,
         found: &mut Components<'a, M>,
     ) -> Result<(), IncomingError> {
-        root.check_memory(mem, claims)?;
+        root.claim(mem, claims)?;
         for blob in root.subtrees(mem) {
             match blob.name {
                 luo_abi::NODE => {

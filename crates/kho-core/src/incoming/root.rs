@@ -10,6 +10,7 @@ use kho_abi::fdt::{
 use kho_hal::{FrozenMem, PageSize, PhysAddr, PhysRange};
 
 use crate::BootData;
+use crate::incoming::ascending::ascending;
 use crate::incoming::map::Map;
 use crate::incoming::places::Ram;
 use crate::incoming::seen::Seen;
@@ -243,9 +244,52 @@ impl<'a> RootFdt<'a> {
         Ok(())
     }
 
-    /// Checks that the FDT and the sub-blobs lie in preserved memory and do not overlap. What is
-    /// in a blob is not looked at.
-    pub(crate) fn check_memory<M: FrozenMem>(
+    /// Checks that neither the FDT nor a sub-blob overlaps another.
+    pub(crate) fn check_apart<M: FrozenMem>(
+        &self,
+        mem: &M,
+        map: &Map<'_, M>,
+        workspace: &mut [u64],
+    ) -> Result<(), Fault> {
+        let mut inside = false;
+        ascending(
+            workspace,
+            |report| {
+                // The end of one may be the start of the next, and comes first then.
+                let mut borders = |range: PhysRange| {
+                    report(range.end().as_u64() * 2);
+                    report(range.start().as_u64() * 2 + 1);
+                };
+                borders(self.range());
+                for node in self.blob_nodes() {
+                    if let Some(addr) = fdt::number(node, self.format.blob_property()) {
+                        // Its size may have to be read from it.
+                        let addr = PhysAddr::new(addr);
+                        let range = PhysRange::new(addr, 1).unwrap_or_default();
+                        map.folio_containing(addr)?
+                            .ok_or(Fault::NotPreserved { range })?;
+                    }
+                    if let Some(blob) = self.subtree(mem, node)? {
+                        let (addr, size) = (blob.range.start(), blob.range.size());
+                        borders(Ram::Unknown.range(addr, size)?);
+                    }
+                }
+                Ok(())
+            },
+            |border| {
+                let starts = border % 2 == 1;
+                if starts == inside {
+                    let addr = PhysAddr::new(border / 2);
+                    return Err(Fault::Overlap { addr });
+                }
+                inside = starts;
+                Ok(())
+            },
+        )
+    }
+
+    /// Claims the FDT and the sub-blobs, which are apart. What is in a blob is not looked at.
+    pub(crate) fn claim<M: FrozenMem>(
         &self,
         mem: &M,
         claims: &mut Claims<'_, 'a, M>,
@@ -254,42 +298,15 @@ impl<'a> RootFdt<'a> {
         // Linux 6.16 may write one, preserves nothing at all.
         let is_empty = !self.format.has_radix_tree() && claims.map.folios() == 0;
         if !self.format.is_nested() && !is_empty {
-            let own = claims.blob(self.range(), |_| false);
-            own.map_err(|fault| Part::RootFdt.is(fault))?;
+            claims
+                .blob(self.range())
+                .map_err(|fault| Part::RootFdt.is(fault))?;
         }
-        for (i, node) in self.blob_nodes().enumerate() {
-            self.check_subtree(mem, i, node, claims)
+        for blob in self.try_subtrees(mem) {
+            blob.and_then(|blob| claims.blob(blob.range))
                 .map_err(|fault| Part::Subtree.is(fault))?;
         }
         Ok(())
-    }
-
-    fn check_subtree<M: FrozenMem>(
-        &self,
-        mem: &M,
-        i: usize,
-        node: FdtNode<'a>,
-        claims: &mut Claims<'_, 'a, M>,
-    ) -> Result<(), Fault> {
-        if let Some(addr) = fdt::number(node, self.format.blob_property()) {
-            // Its size may have to be read from it.
-            claims.is_preserved(PhysAddr::new(addr))?;
-        }
-        let Some(blob) = self.subtree(mem, node)? else {
-            return Ok(());
-        };
-        // Those before it were looked at already.
-        let earlier = || {
-            let nodes = self.blob_nodes().take(i);
-            nodes.filter_map(|node| self.subtree(mem, node).ok().flatten())
-        };
-        let all = || earlier().map(|blob| blob.range).chain([self.range()]);
-        if let Some(other) = all().find(|other| other.overlaps(blob.range)) {
-            return Err(Fault::Overlap {
-                addr: other.start().max(blob.range.start()),
-            });
-        }
-        claims.blob(blob.range, |folio| all().any(|other| other.overlaps(folio)))
     }
 
     /// What a node says of its sub-blob; a node without an address is none of ours.
@@ -339,18 +356,18 @@ impl<'a> RootFdt<'a> {
     }
 
     /// The sub-blobs of a checked root, in the order of their nodes.
-    pub(crate) fn subtrees<M: FrozenMem>(
+    pub(crate) fn subtrees<'m, M: FrozenMem>(
         &self,
-        mem: &'a M,
-    ) -> impl Iterator<Item = Subtree<'a>> + use<'a, M> {
+        mem: &'m M,
+    ) -> impl Iterator<Item = Subtree<'a>> + use<'a, 'm, M> {
         self.try_subtrees(mem).flatten()
     }
 
     /// As [`RootFdt::subtrees`]; memory may not be there any more.
-    pub(crate) fn try_subtrees<M: FrozenMem>(
+    pub(crate) fn try_subtrees<'m, M: FrozenMem>(
         &self,
-        mem: &'a M,
-    ) -> impl Iterator<Item = Result<Subtree<'a>, Fault>> + use<'a, M> {
+        mem: &'m M,
+    ) -> impl Iterator<Item = Result<Subtree<'a>, Fault>> + use<'a, 'm, M> {
         let root = *self;
         root.blob_nodes()
             .filter_map(move |node| root.subtree(mem, node).transpose())
