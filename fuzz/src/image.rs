@@ -202,7 +202,8 @@ fn check(base: &Base) {
         assert!(incoming.reserve_mem().find(region.name).is_some());
     }
     if let Ok(area) = incoming.vmalloc(base.area, &mut [0; 64]) {
-        for (i, group) in area.groups().enumerate() {
+        // Some of them: each is a walk through the list and a look through the map.
+        for (i, group) in area.groups().enumerate().step_by(50) {
             assert!(preserved(group));
             assert_eq!(area.locate(i as u64 * group.size()), Some(group));
         }
