@@ -3,10 +3,11 @@
 use kho::abi::Name;
 use kho::abi::fdt::Generation;
 use kho::abi::luo::LuoFlbSer;
+use kho::abi::vmalloc::KhoVmalloc;
 use kho::core::incoming::{Folio, Region};
 use kho::core::outgoing::luo::{Flb, LiveFile, Luo};
 use kho::core::outgoing::memfd::{self, MemfdFile};
-use kho::core::outgoing::{Outgoing, OutgoingError, StateTree, metadata, reserve_mem};
+use kho::core::outgoing::{Outgoing, OutgoingError, StateTree, metadata, reserve_mem, vmalloc};
 use kho::core::{BootData, Tracker};
 use kho::hal::sim::{SimAlloc, SimMemory};
 use kho::hal::{Order, PageSize, PhysAddr, PhysMem, PhysRange};
@@ -27,6 +28,8 @@ pub struct Base {
     /// An object's entry, and two preserved pages that nothing names.
     pub object: usize,
     pub pages: [usize; 2],
+    /// An area whose list takes two pages, which nothing names either.
+    pub area: KhoVmalloc,
 }
 
 type Memory<'m> = &'m SimMemory;
@@ -98,7 +101,7 @@ impl Base {
         let tracker = Tracker::new(&memory, &alloc, PAGE, &scratch).expect("memory is free");
         let mut outgoing = Outgoing::new(tracker).expect("memory is free");
         let made = fill(&mut outgoing, generation, scratch[0].start());
-        let (boot, pages) = made.expect("memory is free");
+        let (boot, pages, area) = made.expect("memory is free");
         let words = memory
             .words(PhysAddr::new(0), (MEMORY / 8) as usize)
             .expect("all of it");
@@ -124,6 +127,7 @@ impl Base {
             places,
             object,
             pages,
+            area,
         }
     }
 }
@@ -142,7 +146,7 @@ fn fill<'m>(
     outgoing: &mut Outgoing<'m, Memory<'m>, Alloc<'m>>,
     generation: Generation,
     array: PhysAddr,
-) -> Result<(BootData, [usize; 2]), OutgoingError> {
+) -> Result<(BootData, [usize; 2], KhoVmalloc), OutgoingError> {
     let tracker = outgoing.tracker();
     for (page, order) in [(0x300, 0), (0x301, 0), (0x308, 3), (0x400, 9)] {
         let order = Order::new(order).unwrap_or_default();
@@ -152,6 +156,10 @@ fn fill<'m>(
     for page in &mut pages {
         *page = tracker.alloc_preserved(4096)?.0.as_u64() as usize / 8;
     }
+    let groups: Vec<_> = (0..600)
+        .map(|i| PhysAddr::new((0x1000 + i * 2) << 12))
+        .collect();
+    let area = vmalloc::preserve(tracker, &groups, Order::ZERO)?;
     if generation == Generation::V4 {
         metadata::publish(outgoing, "fuzz", None)?;
         let region = Region {
@@ -168,9 +176,9 @@ fn fill<'m>(
         luo.preserve_file(tracker, "one", 1, Box::new(Live(true)))?;
         luo.preserve_file(tracker, "two", 2, Box::new(Live(false)))?;
         let boot = outgoing.finalize(array, &mut [&mut luo])?.hand_over();
-        return Ok((boot, pages));
+        return Ok((boot, pages, area));
     }
     let state = StateTree::new();
     let ready = outgoing.finalize_as(generation, array, &mut [], &state)?;
-    Ok((ready.hand_over(), pages))
+    Ok((ready.hand_over(), pages, area))
 }

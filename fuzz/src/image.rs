@@ -7,7 +7,7 @@ use kho::abi::chunk::V1Bitmaps;
 use kho::abi::fdt::Generation;
 use kho::core::incoming::{Folio, Incoming, Machine};
 use kho::hal::{FrozenMem, MemError, Order, PhysAddr, PhysRange};
-use kho::pci_lu::Record;
+use kho::pci_lu::{Functions, Record};
 
 use crate::base::{Base, OBJECT_DATA, PAGE};
 
@@ -105,7 +105,8 @@ pub fn lists(data: &[u8]) {
     });
 }
 
-/// The bytes of a record of PCI functions and of its first block, in either form.
+/// The bytes of a record of PCI functions and of its first block, in either form, or of what is known
+/// of the functions.
 pub fn pci_record(data: &[u8]) {
     thread_local!(static BASE: RefCell<Base> = RefCell::new(Base::new(Generation::V4)));
     let Some((&form, rest)) = data.split_first() else {
@@ -113,15 +114,19 @@ pub fn pci_record(data: &[u8]) {
     };
     BASE.with_borrow_mut(|base| {
         let mut base = base.clone();
-        let name: [u8; 8] = if form & 1 == 0 {
-            *b"pci-v1\0\0"
-        } else {
-            *b"pci\0\0\0\0\0"
+        let name: &[u8] = match form & 5 {
+            0 => b"pci-v1",
+            1 => b"pci",
+            _ => b"kho-functions-v1",
         };
-        base.words[base.object] = u64::from_le_bytes(name);
+        for (i, bytes) in name.chunks(8).enumerate() {
+            let mut raw = [0; 8];
+            raw[..bytes.len()].copy_from_slice(bytes);
+            base.words[base.object + i] = u64::from_le_bytes(raw);
+        }
         let [header, block] = base.pages;
         base.words[base.object + OBJECT_DATA] = header as u64 * 8;
-        let half = rest.len().min(if form & 1 == 0 { 4096 } else { 16 });
+        let half = rest.len().min(if form & 5 == 0 { 4096 } else { 16 });
         for (page, bytes) in [(header, &rest[..half]), (block, &rest[half..])] {
             for (word, bytes) in base.words[page..page + 512].iter_mut().zip(bytes.chunks(8)) {
                 let mut raw = [0; 8];
@@ -143,6 +148,10 @@ pub fn pci_record(data: &[u8]) {
             for entry in &all {
                 assert_eq!(record.find(entry.function), Some(*entry));
             }
+        }
+        if let Ok(Some(functions)) = Functions::read(&incoming, &mut [0; 64]) {
+            let all: Vec<_> = functions.iter().map(|(function, _)| function).collect();
+            assert!(all.is_sorted_by(|a, b| a < b));
         }
     });
 }
@@ -204,6 +213,19 @@ fn check(base: &Base) {
     for region in incoming.reserve_mem().iter() {
         assert!(incoming.reserve_mem().find(region.name).is_some());
     }
+    if let Ok(area) = incoming.vmalloc(base.area, &mut [0; 64]) {
+        // Some of them: each is a walk through the list and a look through the map.
+        for (i, group) in area.groups().enumerate().step_by(50) {
+            assert!(preserved(group));
+            assert_eq!(area.locate(i as u64 * group.size()), Some(group));
+        }
+    }
+    let [first, second] = base.pages.map(|page| PhysAddr::new(page as u64 * 8));
+    if let Ok(blocks) = incoming.blocks::<[u8; 16]>(first, &mut [0; 64]) {
+        let own = |block: PhysAddr| PhysRange::new(block, 4096).is_some_and(preserved);
+        assert!(blocks.blocks().all(|(block, _)| own(block)));
+    }
+    let _ = incoming.bytes(second, 4096, &mut [0; 64]);
     incoming.for_each_map_page(|page| assert!(!found.iter().any(|f| f.range(PAGE).overlaps(page))));
     let Some(luo) = incoming.luo().known() else {
         return;

@@ -5,8 +5,8 @@
 //! the Devicetree Specification allows, and the labels of reserved regions are free text.
 //!
 //! # Guarantees
-//! Any bytes give tokens and an end, or nothing. No allocation, time linear in the length. That
-//! nodes are closed is not checked here.
+//! Any bytes give tokens and an end, or nothing; the name of a property has 255 bytes at most. No
+//! allocation, time linear in the length. That nodes are closed is not checked here.
 //!
 //! # Source
 //! Devicetree Specification 0.4, chapter 5.
@@ -19,6 +19,10 @@ pub(crate) const MAGIC: u32 = 0xd00d_feed;
 
 /// The version that this reader knows; newer trees say that they can be read as this one.
 const VERSION: u32 = 17;
+
+/// Longest name of a property. The specification has 31 bytes and firmware some more; many properties
+/// may share one long name, and each would look for its end.
+const MAX_NAME: usize = 255;
 
 const BEGIN_NODE: u32 = 1;
 const END_NODE: u32 = 2;
@@ -122,6 +126,7 @@ impl<'a> Tokens<'a> {
     fn property_name(&mut self, at: u32) -> Option<&'a [u8]> {
         if self.last_name.0 != at || self.last_name.1.is_empty() {
             let name = self.strings.get(at as usize..)?;
+            let name = name.get(..=MAX_NAME).unwrap_or(name);
             let len = name.iter().position(|&byte| byte == 0)?;
             self.last_name = (at, name.get(..len)?);
         }

@@ -25,6 +25,7 @@ use kho_core::outgoing::memfd::{self, MemfdFile};
 use kho_core::outgoing::{
     BlockSet, Outgoing, OutgoingError, Participant, StateTree, metadata, reserve_mem, vmalloc,
 };
+use kho_core::preflight::{Consumer, preflight};
 use kho_core::translate::translate;
 use kho_core::{BootData, BootPlace, Tracker};
 use kho_hal::sim::{Faulty, SimAlloc, SimMemory};
@@ -47,6 +48,7 @@ enum What {
 /// What an operation needs besides the handover.
 #[derive(Default)]
 struct World<'m> {
+    page: Option<(PhysAddr, Order)>,
     area: Option<KhoVmalloc>,
     file: Option<memfd::Preserved>,
     blocks: BlockSet<LuoFileSer>,
@@ -248,6 +250,23 @@ fn file(folios: &[(u64, Folio)]) -> MemfdFile<'_> {
     }
 }
 
+/// Folios of two orders, far enough apart for several leaves.
+fn spread() -> impl Iterator<Item = (PhysAddr, Order)> + Clone {
+    (0..300).map(|i| (addr((FREE + i * 512) << 12), order(i as u32 % 2)))
+}
+
+/// Finalizes in a generation whose map is not the tree that is kept.
+fn finalize_as(o: &mut Out<'_>, generation: Generation) -> Result<(), OutgoingError> {
+    let array = addr(common::SCRATCH.0 << 12);
+    let ready = o.finalize_as(generation, array, &mut [], &StateTree::new());
+    ready.map(|ready| ready.abort())
+}
+
+fn preserve_many(o: &Out<'_>) {
+    let range = pages(PAGE, FREE + 1, 5_000);
+    o.tracker().preserve_pages(range).unwrap();
+}
+
 fn groups() -> Vec<PhysAddr> {
     (0..520).map(|i| addr((FREE + i * 2) << 12)).collect()
 }
@@ -333,6 +352,19 @@ operations! {
         => |o, _| o.tracker().unpreserve_folio(addr(FREE << 12), order(3));
     unpreserving_pages: |o, _| o.tracker().preserve_pages(pages(PAGE, FREE + 1, 5_000)).unwrap()
         => |o, _| o.tracker().unpreserve_pages(pages(PAGE, FREE + 1, 5_000));
+    preserving_folios: |_, _| {} => |o, _| o.tracker().preserve_folios(spread());
+    unpreserving_folios: |o, _| o.tracker().preserve_folios(spread()).unwrap()
+        => |o, _| o.tracker().unpreserve_folios(spread());
+    preserving_a_run: |_, _| {}
+        => |o, _| o.tracker().preserve_run(pages(PAGE, FREE, 1 << 18), order(1));
+    unpreserving_a_run: |o, _| {
+        o.tracker().preserve_run(pages(PAGE, FREE, 1 << 18), order(1)).unwrap();
+    } => |o, _| o.tracker().unpreserve_run(pages(PAGE, FREE, 1 << 18), order(1));
+    freeing_preserved_memory: |o, w| w.page = Some(o.tracker().alloc_preserved(9000).unwrap())
+        => |o, w| {
+            let (addr, order) = w.page.unwrap();
+            o.tracker().free_preserved(addr, order)
+        };
     allocating_preserved_memory: |_, _| {} => |o, _| o.tracker().alloc_preserved(9000).map(drop);
     adding_a_sub_blob: |_, _| {} => |o, _| o.add_blob("b", &[1; 9000]).map(drop);
     removing_a_sub_blob: |o, _| { o.add_blob("b", &[1; 9000]).unwrap(); }
@@ -356,6 +388,14 @@ operations! {
     unpreserving_a_memory_file: |o, w| {
         w.file = Some(memfd::preserve(o.tracker(), file(&folios())).unwrap());
     } => |o, w| memfd::unpreserve(o.tracker(), file(&folios()), w.file.unwrap());
+    moving_in_a_memory_file: |o, w| {
+        w.file = Some(memfd::preserve(o.tracker(), file(&folios())).unwrap());
+    } => |o, w| memfd::set_pos(o.tracker(), w.file.unwrap(), 5);
+    writing_an_entry: |o, w| w.blocks.resize(o.tracker(), 200).unwrap() => |o, w| {
+        let mut entry = w.blocks.read(o.tracker(), 199)?;
+        entry.token = 7.into();
+        w.blocks.write(o.tracker(), 199, &entry)
+    };
     growing_blocks: |o, w| w.blocks.resize(o.tracker(), 3).unwrap()
         => |o, w| w.blocks.resize(o.tracker(), 200);
     shrinking_blocks: |o, w| w.blocks.resize(o.tracker(), 200).unwrap()
@@ -372,18 +412,47 @@ operations! {
         let array = addr(common::SCRATCH.0 << 12);
         o.finalize(array, &mut [luo(w)]).map(|ready| ready.abort())
     };
-    finalizing_as_v1: |o, _| o.tracker().preserve_pages(pages(PAGE, FREE + 1, 5_000)).unwrap()
-        => |o, _| {
-            let array = addr(common::SCRATCH.0 << 12);
-            let ready = o.finalize_as(Generation::V1Small, array, &mut [], &StateTree::new());
-            ready.map(|ready| ready.abort())
+    finalizing_as_a_sketch: |o, _| preserve_many(o) => |o, _| finalize_as(o, Generation::Sketch);
+    finalizing_as_series_v5: |o, _| preserve_many(o) => |o, _| finalize_as(o, Generation::SeriesV5);
+    finalizing_as_v1_with_small_bitmaps: |o, _| preserve_many(o)
+        => |o, _| finalize_as(o, Generation::V1Small);
+    finalizing_as_v1_with_pages: |o, _| preserve_many(o)
+        => |o, _| finalize_as(o, Generation::V1Page);
+    finalizing_as_v2: |o, _| preserve_many(o) => |o, _| finalize_as(o, Generation::V2);
+    finalizing_as_v3: |o, _| preserve_many(o) => |o, _| finalize_as(o, Generation::V3);
+}
+
+/// The tree and the description, before there is anything to compare: all or nothing is allocated.
+#[test]
+fn starting() {
+    let mut faults = 0;
+    for (what, n) in [What::Allocation, What::Access]
+        .into_iter()
+        .flat_map(|what| (0..300).map(move |n| (what, n)))
+    {
+        let sim = Sim::new(PAGE);
+        let memory = Faulty::new(&sim.memory);
+        let alloc = sim.alloc();
+        let on = On {
+            memory: &memory,
+            alloc: &alloc,
         };
-    finalizing_as_v3: |o, _| o.tracker().preserve_pages(pages(PAGE, FREE + 1, 5_000)).unwrap()
-        => |o, _| {
-            let array = addr(common::SCRATCH.0 << 12);
-            let ready = o.finalize_as(Generation::V3, array, &mut [], &StateTree::new());
-            ready.map(|ready| ready.abort())
+        let start = || {
+            let tracker = Tracker::new(&memory, &alloc, PAGE, &sim.scratch)?;
+            Outgoing::new(tracker)
         };
+        on.fail(what, Some(n));
+        let calls = on.calls(what);
+        let started = start().map(Outgoing::destroy);
+        let failed = on.calls(what) > calls + n;
+        on.fail(what, None);
+        faults += u64::from(failed);
+        // What cannot report, such as giving back, may leave something.
+        assert!(started.is_ok() || alloc.live().is_empty(), "{what:?} {n}");
+        assert!(start().is_ok(), "retry after {what:?} {n}");
+    }
+    println!("{faults} faults in starting");
+    assert!(faults > 0);
 }
 
 /// The check, with every read failing in turn: an error that names the memory, and a retry succeeds.
@@ -445,6 +514,77 @@ fn reading_a_handover() {
         "{} faults in reading_a_handover",
         reads / step + folio_reads
     );
+}
+
+/// What only its owner knows of, what a consumer will do with it, and the boot data: with every read
+/// failing in turn, an error or less is found.
+#[test]
+fn looking_further() {
+    let v = victim::victim();
+    let lent = v.lent();
+    let memory = Faulty::new(&lent);
+    let machine = Machine::unknown(PAGE);
+    let incoming = Incoming::check(&memory, v.at.boot, machine, &mut [0; 64]).unwrap();
+    let node = v.at.boot.to_setup_data(addr(0));
+    let mut small = SimMemory::new([pages(PAGE, 1, 1)]).unwrap();
+    small.write(addr(0x1000), &node).unwrap();
+    small.write(addr(0x1e00), &0x1000u64.to_le_bytes()).unwrap();
+    let frozen = small.freeze();
+    let boot_memory = Faulty::new(&frozen);
+    let area = || incoming.vmalloc(v.at.area, &mut [0; 256]).map(drop);
+    let head = addr(v.at.blocks);
+    let blocks = || {
+        let blocks = incoming.blocks::<[u8; 64]>(head, &mut [0; 256]);
+        blocks.map(drop)
+    };
+    let page = addr(victim::LONE.0 << 12);
+    let bytes = || incoming.bytes(page, 1, &mut [0; 256]).map(drop);
+    let mut faults = 0;
+    for look in [&area as &dyn Fn() -> Result<(), _>, &blocks, &bytes] {
+        let found = look();
+        // Each goes through everything first, so only some of the many.
+        for n in (0..).step_by(5) {
+            lent.forget_reads();
+            memory.fail_at(Some(n));
+            let calls = memory.calls();
+            let failed = look();
+            memory.fail_at(None);
+            if memory.calls() - calls <= n {
+                assert_eq!(failed, found);
+                break;
+            }
+            faults += 1;
+            // The metadata is what nothing depends on.
+            let fault = failed.clone().map_err(|error| error.fault);
+            assert!(
+                matches!(fault, Err(Fault::Memory(_))) || failed == found,
+                "{n}: {fault:?}"
+            );
+        }
+        assert_eq!(look(), found);
+    }
+    let before = memory.calls();
+    let all = preflight(&incoming, Consumer::Ours);
+    for n in 0..memory.calls() - before {
+        memory.fail_at(Some(n));
+        let _ = preflight(&incoming, Consumer::Ours);
+        memory.fail_at(None);
+        assert_eq!(preflight(&incoming, Consumer::Ours), all, "{n}");
+        faults += 1;
+    }
+    let params = addr(0x1e00 - kho_abi::boot::BOOT_PARAMS_SETUP_DATA);
+    let look = || BootData::from_boot_params(&boot_memory, params);
+    assert_eq!(look().map(|(boot, _)| boot), Ok(v.at.boot));
+    let reads = boot_memory.calls();
+    for n in 0..reads {
+        boot_memory.fail_at(Some(n));
+        let failed = look().map_err(|error| error.fault);
+        boot_memory.fail_at(None);
+        assert!(matches!(failed, Err(Fault::Memory(_))), "{n}: {failed:?}");
+        assert!(look().is_ok());
+        faults += 1;
+    }
+    println!("{faults} faults in looking_further");
 }
 
 /// A translation, with every allocation, every read and every write failing in turn.

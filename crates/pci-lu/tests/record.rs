@@ -247,6 +247,22 @@ fn t22_hostile_records_of_the_second_form() {
         vec![(v2::NAME, at)]
     });
     assert!(error.is_err());
+    // A block in the header's own folio, whose entry is sound.
+    let mut block = 0;
+    let error = read(|tracker| {
+        let at;
+        (at, block) = header_and_block(tracker, one[0].as_bytes());
+        let head = v2::PciSer {
+            version: 2.into(),
+            nr_devices: 1.into(),
+            devices: block.into(),
+        };
+        let place = PhysAddr::new(at);
+        tracker.mem().write(place, head.as_bytes()).unwrap();
+        vec![(v2::NAME, at)]
+    });
+    let at = PhysAddr::new(block);
+    assert_eq!(error.unwrap_err(), RecordError::Overlap { at });
     // A chain that leads back into itself.
     let error = read(|tracker| {
         let (block, _) = tracker.alloc_preserved(4096).unwrap();
@@ -322,6 +338,16 @@ fn write_functions(tracker: &SimTracker<'_>, count: u64, entries: &[FunctionSer]
     at.as_u64()
 }
 
+/// A folio with a block of one entry in its second page; the first is for a header.
+fn header_and_block(tracker: &SimTracker<'_>, entry: &[u8]) -> (u64, u64) {
+    let (at, _) = tracker.alloc_preserved(8192).unwrap();
+    let block = PhysAddr::new(at.as_u64() + 4096);
+    let words = [0, 1].map(u64::to_le_bytes);
+    let bytes = [words.as_flattened(), entry].concat();
+    tracker.mem().write(block, &bytes).unwrap();
+    (at.as_u64(), block.as_u64())
+}
+
 fn read_functions(
     build: impl FnOnce(&SimTracker<'_>) -> Vec<(&'static str, u64)>,
 ) -> Result<Option<Vec<(Sbdf, Facts)>>, RecordError> {
@@ -387,6 +413,21 @@ fn t22_what_is_known_of_functions_comes_back_or_is_refused() {
     ] {
         assert_eq!(with(change), RecordError::Reserved { function: one });
     }
+    // A block in the header's own folio, whose entry is sound.
+    let mut block = 0;
+    let error = read_functions(|tracker| {
+        let at;
+        (at, block) = header_and_block(tracker, sers[0].as_bytes());
+        let header = FunctionsSer {
+            count: 1.into(),
+            entries: block.into(),
+        };
+        let place = PhysAddr::new(at);
+        tracker.mem().write(place, header.as_bytes()).unwrap();
+        vec![(functions::NAME, at)]
+    });
+    let overlap = PhysAddr::new(block);
+    assert_eq!(error, Err(RecordError::Overlap { at: overlap }));
     // Memory that is not preserved.
     let error = read_functions(|_| vec![(functions::NAME, 0x50_0000)]);
     assert!(

@@ -3,14 +3,15 @@
 use kho_hal::{FrozenMem, Order, PhysAddr, PhysRange};
 
 use crate::incoming::map::Map;
-use crate::incoming::places::Unfit;
-use crate::incoming::{Fault, IncomingError, Report};
+use crate::incoming::places::{Share, Unfit};
+use crate::incoming::{Fault, Folio, IncomingError, Report};
+use crate::runs::{First, Runs};
 
 /// Hears of all memory that a description names, and makes sure that it is preserved and that
 /// nothing else names it. A folio is taken over as a whole, so whoever names a part of it owns it.
 pub(crate) struct Claims<'c, 'a, M> {
     pub(crate) map: Map<'a, M>,
-    pub(crate) once: &'c mut dyn FnMut(PhysAddr) -> Result<(), Unfit>,
+    pub(crate) once: &'c mut dyn FnMut(PhysAddr, Share) -> Result<(), Unfit>,
     /// Hears of each error that the rest of the check can go on without.
     pub(crate) report: &'c mut Report<'c>,
 }
@@ -41,7 +42,9 @@ impl<M: FrozenMem> Claims<'_, '_, M> {
             return Err(Fault::Misaligned { addr });
         }
         let range = PhysRange::new(addr, size).ok_or(Fault::NotRam { addr, size })?;
-        self.for_each_folio(range, |claims, folio| Ok((claims.once)(folio)?))
+        self.for_each_folio(range, |claims, folio| {
+            Ok((claims.once)(folio.addr, Share::Whole)?)
+        })
     }
 
     /// The pages that lie entirely inside `range`, as Linux preserves a region.
@@ -59,53 +62,58 @@ impl<M: FrozenMem> Claims<'_, '_, M> {
         let order = self.map.order_of(addr)?.ok_or(Fault::NotPreserved {
             range: PhysRange::new(addr, self.map.page().bytes()).unwrap_or_default(),
         })?;
-        (self.once)(addr)?;
+        (self.once)(addr, Share::Whole)?;
         Ok(order)
     }
 
-    /// A sub-blob. Nothing says that blobs start at a page, so a folio may be shared by several of
-    /// them: `is_known` says whether an earlier one has a part of it.
-    pub(crate) fn blob(
-        &mut self,
-        blob: PhysRange,
-        is_known: impl Fn(PhysRange) -> bool,
-    ) -> Result<(), Fault> {
+    /// A sub-blob, or the description. Nothing says that they start at a page, so several of them may
+    /// share a folio. That they are disjoint was checked; they are claimed before all else.
+    pub(crate) fn blob(&mut self, blob: PhysRange) -> Result<(), Fault> {
         let page = self.map.page();
-        self.for_each_folio(blob, |claims, head| {
-            let order = claims.map.order_of(head)?.unwrap_or_default();
-            let folio = PhysRange::folio(head, order, page).unwrap_or_default();
-            // Blobs are disjoint, so only the first and the last folio can be shared.
-            if !blob.contains_range(folio) && is_known(folio) {
-                return Ok(());
-            }
-            Ok((claims.once)(head)?)
+        self.for_each_folio(blob, |claims, folio| {
+            let share = match blob.contains_range(folio.range(page)) {
+                true => Share::Whole,
+                false => Share::Part,
+            };
+            Ok((claims.once)(folio.addr, share)?)
         })
     }
 
-    /// Refuses an address that is not preserved; what is, is RAM.
-    pub(crate) fn is_preserved(&self, addr: PhysAddr) -> Result<(), Fault> {
-        match self.map.folio_containing(addr)? {
-            Some(_) => Ok(()),
-            None => Err(Fault::NotPreserved {
-                range: PhysRange::new(addr, 1).unwrap_or_default(),
-            }),
-        }
-    }
-
-    /// Calls `visit` with the head of each folio of `range`, all of which must be preserved. That
-    /// makes it RAM, too.
+    /// Calls `visit` with each folio of `range`, all of which must be preserved. That makes it RAM,
+    /// too.
     fn for_each_folio(
         &mut self,
         range: PhysRange,
-        mut visit: impl FnMut(&mut Self, PhysAddr) -> Result<(), Fault>,
+        mut visit: impl FnMut(&mut Self, Folio) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
-        let page = self.map.page();
-        let mut from = range.start();
+        if range.is_empty() {
+            return Ok(());
+        }
+        let first = self.map.folio_containing(range.start())?;
+        let first = first.ok_or(Fault::NotPreserved { range })?;
+        visit(self, first)?;
+        match first.range(self.map.page()).end() {
+            end if end >= range.end() => Ok(()),
+            end => self.for_each_further(range, end, visit),
+        }
+    }
+
+    /// The folios of `range` from `from` on. One after the other: in a list, to look for each would be
+    /// to go through all of it each time.
+    #[inline(never)]
+    fn for_each_further(
+        &mut self,
+        range: PhysRange,
+        mut from: PhysAddr,
+        mut visit: impl FnMut(&mut Self, Folio) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        let mut runs = Runs::new(self.map, First::EndsAbove(from));
         while from < range.end() {
-            let folio = self.map.folio_containing(from)?;
-            let folio = folio.ok_or(Fault::NotPreserved { range })?;
-            visit(self, folio.addr)?;
-            from = folio.range(page).end();
+            let next = runs.next_folio()?.filter(|(addr, _)| *addr == from);
+            let (addr, order) = next.ok_or(Fault::NotPreserved { range })?;
+            let folio = Folio { addr, order };
+            visit(self, folio)?;
+            from = folio.range(self.map.page()).end();
         }
         Ok(())
     }

@@ -11,7 +11,8 @@ use crate::incoming::{Claims, Fault, IncomingError, Part, fdt};
 pub struct Region<'a> {
     /// Its name.
     pub name: &'a str,
-    /// Its memory.
+    /// Its memory, as it is recorded. Checked to be preserved are its whole pages, from that of its
+    /// first byte on: Linux preserves no more. Whatever is behind them may be anybody's.
     pub range: PhysRange,
 }
 

@@ -221,6 +221,7 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
         map.check_nodes(&ram, &scratch, workspace).map_err(fault)?;
         let mut spread = Spread::NONE;
         map.check_folios(&ram, &scratch, workspace, &mut spread, report)?;
+        root.check_apart(mem, &map, workspace, report)?;
         let mut components = Components::NONE;
         places::each_page_once(workspace, page, map.folios(), |once| {
             let mut claims = Claims { map, once, report };
@@ -257,22 +258,26 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
         claims: &mut Claims<'_, 'a, M>,
         found: &mut Components<'a, M>,
     ) -> Result<(), IncomingError> {
-        root.check_memory(mem, claims, |claims, blob| {
-            match blob.name {
-                luo_abi::NODE => {
-                    found.luo = Component::found(Luo::check(mem, blob.range, claims)?);
-                }
-                metadata_abi::NODE => {
-                    found.metadata = Component::found(metadata::check(mem, blob.range));
-                }
-                memblock_abi::NODE => {
-                    let (at, max) = (blob.range.start(), blob.range.size());
-                    found.reserve_mem = ReserveMem::check(mem, at, max, None, claims)?;
-                }
-                _ => {}
-            }
-            Ok(())
+        let (mut luo, mut metadata_at, mut memblock) = (None, None, None);
+        root.claim(mem, claims, |blob| match blob.name {
+            luo_abi::NODE => luo = Some(blob.range),
+            metadata_abi::NODE => metadata_at = Some(blob.range),
+            memblock_abi::NODE => memblock = Some(blob.range),
+            _ => {}
         })?;
+        if let Some(range) = luo {
+            let checked = Luo::check(mem, range, claims);
+            let checked = claims.or_report(checked)?;
+            found.luo = checked.map_or(Component::Absent, Component::found);
+        }
+        if let Some(range) = metadata_at {
+            found.metadata = Component::found(metadata::check(mem, range));
+        }
+        if let Some(range) = memblock {
+            let (at, max) = (range.start(), range.size());
+            let regions = ReserveMem::check(mem, at, max, None, claims);
+            found.reserve_mem = claims.or_report(regions)?.unwrap_or(ReserveMem::NONE);
+        }
         let mut inline = root.inline_nodes();
         if inline.any(|node| node.name() == memblock_abi::NODE) {
             let (at, max) = (root.at(), root.total_size() as u64);

@@ -164,13 +164,13 @@ impl<'a> Scratch<'a> {
 ///
 /// `list` is called once for each window of addresses in which something is claimed, and reports
 /// every claim each time. A window has as many pages as `workspace` has bits. `most` is how many
-/// claims there can be if none is made twice; beyond a few million claims in all passes the
-/// workspace is too small.
+/// claims of whole folios there can be if none is made twice; beyond a few million claims in all
+/// passes the workspace is too small.
 pub(crate) fn each_page_once<E: From<Unfit>>(
     workspace: &mut [u64],
     page: PageSize,
     most: u64,
-    mut list: impl FnMut(&mut dyn FnMut(PhysAddr) -> Result<(), Unfit>) -> Result<(), E>,
+    mut list: impl FnMut(&mut dyn FnMut(PhysAddr, Share) -> Result<(), Unfit>) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut spare = [0; 4];
     let bits = if workspace.is_empty() {
@@ -183,18 +183,19 @@ pub(crate) fn each_page_once<E: From<Unfit>>(
     let (mut start, mut spent) = (0, 0);
     loop {
         bits.fill(0);
-        let (mut claims, mut lowest, mut highest) = (0, u64::MAX, 0);
+        let (mut claims, mut wholes, mut lowest, mut highest) = (0, 0, u64::MAX, 0);
         let mut next_start = None;
-        list(&mut |claim| {
+        list(&mut |claim, share| {
             let pfn = claim.pfn(page).as_u64();
             claims += 1;
+            wholes += u64::from(share == Share::Whole);
             (lowest, highest) = (pfn.min(lowest), pfn.max(highest));
             let Some(offset) = pfn.checked_sub(start).filter(|&offset| offset < window) else {
                 if pfn >= start {
                     next_start = Some(next_start.unwrap_or(pfn).min(pfn));
                 }
                 // One of them is made twice, if not this one.
-                return if claims > most {
+                return if wholes > most {
                     Err(Unfit::Twice(claim))
                 } else {
                     Ok(())
@@ -205,6 +206,7 @@ pub(crate) fn each_page_once<E: From<Unfit>>(
                     *word |= 1 << (offset % 64);
                     Ok(())
                 }
+                Some(_) if share == Share::Part => Ok(()),
                 _ => Err(Unfit::Twice(claim)),
             }
         })?;
@@ -218,6 +220,15 @@ pub(crate) fn each_page_once<E: From<Unfit>>(
             return Err(Unfit::Workspace(words).into());
         }
     }
+}
+
+/// How much of a folio is claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Share {
+    /// All of it, as its taker will take it.
+    Whole,
+    /// A part that nobody else claims: others may have had theirs before.
+    Part,
 }
 
 /// Why the claims are not all fit.
@@ -272,8 +283,8 @@ mod tests {
 
     #[test]
     fn says_how_much_workspace_is_needed() {
-        let claims = |claim: &mut dyn FnMut(PhysAddr) -> Result<(), Unfit>| {
-            (0..1 << 16).try_for_each(|i| Ok(claim(PhysAddr::new(i << 20))?))
+        let claims = |claim: &mut dyn FnMut(PhysAddr, Share) -> Result<(), Unfit>| {
+            (0..1 << 16).try_for_each(|i| Ok(claim(PhysAddr::new(i << 20), Share::Whole)?))
         };
         let check = |words: usize| {
             let mut workspace: Vec<u64> = std::iter::repeat_n(0, words).collect();
@@ -285,17 +296,22 @@ mod tests {
     }
 
     proptest! {
-        /// Against a set of pages, with a workspace of 0 to 3 words.
+        /// Against a set of pages, with a workspace of 0 to 3 words; parts are claimed first.
         #[test]
         fn finds_what_is_claimed_twice(
+            parts in prop::collection::vec(0u64..6000, 0..20),
             claims in prop::collection::vec(0u64..6000, 0..60), words in 0usize..4,
         ) {
             let page = PageSize::Size4K;
-            let mut seen = std::collections::BTreeSet::new();
+            let mut seen: std::collections::BTreeSet<_> = parts.iter().copied().collect();
             let twice = !claims.iter().all(|pfn| seen.insert(*pfn));
             let mut workspace: Vec<u64> = std::iter::repeat_n(!0, words).collect();
             let found = each_page_once::<Fault>(&mut workspace, page, 60, |claim| {
-                claims.iter().try_for_each(|pfn| Ok(claim(PhysAddr::new(pfn << 12))?))
+                let parts = parts.iter().map(|pfn| (pfn, Share::Part));
+                let wholes = claims.iter().map(|pfn| (pfn, Share::Whole));
+                parts
+                    .chain(wholes)
+                    .try_for_each(|(pfn, share)| Ok(claim(PhysAddr::new(pfn << 12), share)?))
             });
             prop_assert_eq!(found.is_err(), twice);
         }

@@ -10,10 +10,11 @@ use kho_abi::fdt::{
 use kho_hal::{FrozenMem, PageSize, PhysAddr, PhysRange};
 
 use crate::BootData;
+use crate::incoming::ascending::ascending;
 use crate::incoming::map::Map;
 use crate::incoming::places::Ram;
 use crate::incoming::seen::Seen;
-use crate::incoming::{Claims, Fault, IncomingError, Part, fdt};
+use crate::incoming::{Claims, Fault, IncomingError, Part, Report, fdt};
 
 /// The root description, its structure checked; of what it points to, nothing is.
 #[derive(Clone, Copy, Debug)]
@@ -243,60 +244,93 @@ impl<'a> RootFdt<'a> {
         Ok(())
     }
 
-    /// Checks that the FDT and the sub-blobs lie in preserved memory and do not overlap. What is in
-    /// a blob is for `inside` to look at.
-    pub(crate) fn check_memory<M: FrozenMem>(
+    /// Checks that neither the FDT nor a sub-blob overlaps another. What cannot be a sub-blob is left
+    /// to [`RootFdt::claim`].
+    pub(crate) fn check_apart<M: FrozenMem>(
+        &self,
+        mem: &M,
+        map: &Map<'_, M>,
+        workspace: &mut [u64],
+        report: &mut Report<'_>,
+    ) -> Result<(), IncomingError> {
+        let mut around = 0u64;
+        ascending(
+            workspace,
+            |list| {
+                // The end of one may be the start of the next, and comes first then.
+                let mut borders = |range: PhysRange| {
+                    if Ram::Unknown.range(range.start(), range.size()).is_ok() {
+                        list(range.end().as_u64() * 2);
+                        list(range.start().as_u64() * 2 + 1);
+                    }
+                };
+                borders(self.range());
+                for node in self.blob_nodes() {
+                    if let Ok(Some(blob)) = self.preserved_subtree(mem, map, node) {
+                        borders(blob.range);
+                    }
+                }
+                Ok(())
+            },
+            |border| {
+                let starts = border % 2 == 1;
+                if starts && around > 0 {
+                    let addr = PhysAddr::new(border / 2);
+                    report(Part::Subtree.is(Fault::Overlap { addr }))?;
+                }
+                around = match starts {
+                    true => around + 1,
+                    false => around.saturating_sub(1),
+                };
+                Ok(())
+            },
+        )
+    }
+
+    /// Claims the FDT and the sub-blobs, which are apart, and calls `visit` with those that are
+    /// whole. What is in a blob is not looked at.
+    pub(crate) fn claim<M: FrozenMem>(
         &self,
         mem: &M,
         claims: &mut Claims<'_, 'a, M>,
-        mut inside: impl FnMut(&mut Claims<'_, 'a, M>, Subtree<'a>) -> Result<(), IncomingError>,
+        mut visit: impl FnMut(Subtree<'a>),
     ) -> Result<(), IncomingError> {
         // Where users keep their data inside, the description comes in scratch. An empty list, as
         // Linux 6.16 may write one, preserves nothing at all.
         let is_empty = !self.format.has_radix_tree() && claims.map.folios() == 0;
         if !self.format.is_nested() && !is_empty {
-            let own = claims.blob(self.range(), |_| false);
+            let own = claims.blob(self.range());
             claims.or_report(own.map_err(|fault| Part::RootFdt.is(fault)))?;
         }
-        for (i, node) in self.blob_nodes().enumerate() {
-            let blob = self.check_subtree(mem, i, node, claims);
-            let checked = match blob.map_err(|fault| Part::Subtree.is(fault)) {
-                Ok(Some(blob)) => inside(claims, blob),
-                Ok(None) => Ok(()),
-                Err(error) => Err(error),
-            };
-            claims.or_report(checked)?;
+        for node in self.blob_nodes() {
+            let blob = self.preserved_subtree(mem, &claims.map, node);
+            let claimed = blob.and_then(|blob| {
+                if let Some(blob) = blob {
+                    claims.blob(blob.range)?;
+                    visit(blob);
+                }
+                Ok(())
+            });
+            claims.or_report(claimed.map_err(|fault| Part::Subtree.is(fault)))?;
         }
         Ok(())
     }
 
-    fn check_subtree<M: FrozenMem>(
+    /// As [`RootFdt::subtree`], of a node whose address is preserved: the size may have to be read
+    /// from there.
+    fn preserved_subtree<M: FrozenMem>(
         &self,
         mem: &M,
-        i: usize,
+        map: &Map<'_, M>,
         node: FdtNode<'a>,
-        claims: &mut Claims<'_, 'a, M>,
     ) -> Result<Option<Subtree<'a>>, Fault> {
         if let Some(addr) = fdt::number(node, self.format.blob_property()) {
-            // Its size may have to be read from it.
-            claims.is_preserved(PhysAddr::new(addr))?;
+            let addr = PhysAddr::new(addr);
+            let range = PhysRange::new(addr, 1).unwrap_or_default();
+            map.folio_containing(addr)?
+                .ok_or(Fault::NotPreserved { range })?;
         }
-        let Some(blob) = self.subtree(mem, node)? else {
-            return Ok(None);
-        };
-        // Those before it were looked at already.
-        let earlier = || {
-            let nodes = self.blob_nodes().take(i);
-            nodes.filter_map(|node| self.subtree(mem, node).ok().flatten())
-        };
-        let all = || earlier().map(|blob| blob.range).chain([self.range()]);
-        if let Some(other) = all().find(|other| other.overlaps(blob.range)) {
-            return Err(Fault::Overlap {
-                addr: other.start().max(blob.range.start()),
-            });
-        }
-        claims.blob(blob.range, |folio| all().any(|other| other.overlaps(folio)))?;
-        Ok(Some(blob))
+        self.subtree(mem, node)
     }
 
     /// What a node says of its sub-blob; a node without an address is none of ours.
@@ -346,18 +380,18 @@ impl<'a> RootFdt<'a> {
     }
 
     /// The sub-blobs of a checked root, in the order of their nodes.
-    pub(crate) fn subtrees<M: FrozenMem>(
+    pub(crate) fn subtrees<'m, M: FrozenMem>(
         &self,
-        mem: &'a M,
-    ) -> impl Iterator<Item = Subtree<'a>> + use<'a, M> {
+        mem: &'m M,
+    ) -> impl Iterator<Item = Subtree<'a>> + use<'a, 'm, M> {
         self.try_subtrees(mem).flatten()
     }
 
     /// As [`RootFdt::subtrees`]; memory may not be there any more.
-    pub(crate) fn try_subtrees<M: FrozenMem>(
+    pub(crate) fn try_subtrees<'m, M: FrozenMem>(
         &self,
-        mem: &'a M,
-    ) -> impl Iterator<Item = Result<Subtree<'a>, Fault>> + use<'a, M> {
+        mem: &'m M,
+    ) -> impl Iterator<Item = Result<Subtree<'a>, Fault>> + use<'a, 'm, M> {
         let root = *self;
         root.blob_nodes()
             .filter_map(move |node| root.subtree(mem, node).transpose())

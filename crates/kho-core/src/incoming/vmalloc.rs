@@ -71,9 +71,15 @@ impl<'a, M: FrozenMem> Vmalloc<'a, M> {
             }
             claims.page(next)?;
             let chunk = self.chunk(next)?;
-            let used = chunk.entries.iter().take_while(|entry| entry.get() != 0);
-            for (i, entry) in used.enumerate() {
+            for (i, entry) in chunk.entries.iter().enumerate() {
                 let entry_at = PhysAddr::new(next.as_u64() + (CHUNK_HEADER + i * 8) as u64);
+                if entry.get() == 0 {
+                    // An entry is found by its number, so only the last page may end early.
+                    if chunk.next != PhysAddr::new(0) {
+                        return Err(Fault::Null { at: entry_at });
+                    }
+                    break;
+                }
                 entries += 1;
                 if entries > expected {
                     return Err(Fault::Count {
