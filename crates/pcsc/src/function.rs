@@ -499,5 +499,6 @@ fn word_mask(at: Access) -> (usize, u64) {
     (usize::from(at.offset() >> 6), bits << (at.offset() & 63))
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(not(loom))]
+#[cfg(test)]
 mod tests;

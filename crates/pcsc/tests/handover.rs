@@ -164,7 +164,7 @@ fn a_page_has_to_name_its_device_and_must_not_mark_status() {
     };
     let bytes = |ranges: &[std::ops::Range<u32>], bit: u32| ranges.iter().any(|r| r.contains(&bit));
     for bit in 0..64 {
-        let name = bytes(&[0..4], bit);
+        let name = (0..4).contains(&bit);
         let status = bytes(&[4..8, 0x35..0x3c], bit);
         let identity = bytes(&[0..4, 8..12, 0x0e..0x0f], bit);
         marked.fetch_xor(1 << bit, order);

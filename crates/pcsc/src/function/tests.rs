@@ -202,9 +202,11 @@ fn active() -> Function<'static> {
     function(&[Byte::default(); BYTES as usize])
 }
 
+type Overtake = fn(&Function<'_>);
+
 #[test]
 fn a_value_that_was_overtaken_is_not_stored() {
-    let overtakers: [(&str, fn(&Function<'_>)); 3] = [
+    let overtakers: [(&str, Overtake); 3] = [
         ("a write", |function| {
             function.invalidate(0x13..0x14, Keep::Nothing)
         }),
