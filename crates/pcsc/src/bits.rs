@@ -64,6 +64,11 @@ pub(crate) fn masks(bytes: Range<u16>) -> impl Iterator<Item = (usize, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::vec::Vec;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -74,5 +79,36 @@ mod tests {
         }
         assert!(set.ranges().eq([0..4, 60..68, 128..192, 4090..4096]));
         assert_eq!(set.count(), 4 + 8 + 64 + 6);
+    }
+
+    fn range() -> impl Strategy<Value = Range<u16>> {
+        // Around the ends of words and of the space, and anywhere.
+        let end = prop_oneof![
+            (0u16..=65, -1i32..=1).prop_map(|(word, by)| (i32::from(word) * 64 + by).max(0) as u16),
+            0u16..=4200,
+            any::<u16>(),
+        ];
+        (end.clone(), end).prop_map(|(start, end)| start..end)
+    }
+
+    proptest! {
+        #[test]
+        fn a_set_holds_what_was_inserted(inserted in prop::collection::vec(range(), 0..6)) {
+            let mut set = ByteSet::EMPTY;
+            let mut model = BTreeSet::new();
+            for range in &inserted {
+                set.insert(range.clone());
+                model.extend(range.clone().filter(|offset| *offset < 4096));
+            }
+            prop_assert_eq!(set.count() as usize, model.len());
+            for offset in (0..4200).chain([u16::MAX]) {
+                prop_assert_eq!(set.contains(offset), model.contains(&offset), "{}", offset);
+            }
+            let listed: Vec<u16> = set.ranges().flatten().collect();
+            prop_assert!(listed.iter().eq(&model));
+            let ranges: Vec<_> = set.ranges().collect();
+            let apart = ranges.windows(2).all(|pair| pair[0].end < pair[1].start);
+            prop_assert!(apart && ranges.iter().all(|range| !range.is_empty()));
+        }
     }
 }

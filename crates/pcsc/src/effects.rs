@@ -631,3 +631,6 @@ impl Rule {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

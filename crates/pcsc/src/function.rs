@@ -498,3 +498,7 @@ fn word_mask(at: Access) -> (usize, u64) {
     let bits = (1u64 << at.width().bytes()) - 1;
     (usize::from(at.offset() >> 6), bits << (at.offset() & 63))
 }
+
+#[cfg(not(loom))]
+#[cfg(test)]
+mod tests;

@@ -115,3 +115,68 @@ impl<'m> Index<'m> {
         (0..used).filter_map(|place| self.place(place))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::vec::Vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Few segments, buses and slots, so that the same come again; and any.
+    fn address() -> impl Strategy<Value = Sbdf> {
+        let near = (
+            0u32..3,
+            prop::sample::select(&[0u16, 1, 8, 0xff, 0x100, 0xff00, 0xffff][..]),
+        );
+        prop_oneof![near, (any::<u32>(), any::<u16>())]
+            .prop_map(|(segment, bdf)| Sbdf::from_bdf(segment, bdf))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn every_address_has_one_place_for_good(
+            made in prop::collection::vec(address(), 0..80),
+            others in prop::collection::vec(address(), 0..10),
+        ) {
+            let index = Index::new();
+            let mut model: BTreeMap<_, *const Function<'_>> = BTreeMap::new();
+            let mut order = Vec::new();
+            for at in made {
+                let key = (at.segment(), at.bdf());
+                let place: *const _ = index.find_or_make(at).unwrap();
+                prop_assert_eq!(*model.entry(key).or_insert_with(|| {
+                    order.push(at);
+                    place
+                }), place);
+            }
+            let mut places: Vec<_> = model.values().collect();
+            places.sort();
+            places.dedup();
+            prop_assert_eq!(places.len(), model.len(), "no place is shared");
+            for at in others.into_iter().chain(order.clone()) {
+                let found = index.find(at).map(core::ptr::from_ref);
+                prop_assert_eq!(found, model.get(&(at.segment(), at.bdf())).copied());
+            }
+            prop_assert!(index.all().map(Function::place).eq(order));
+        }
+    }
+
+    /// Chunks double: the ends of the first few, and beyond.
+    #[test]
+    fn a_segment_full_of_functions_has_a_place_for_each() {
+        let index = Index::new();
+        let addresses = || (0..1200).map(|bdf| Sbdf::from_bdf(0, bdf));
+        for at in addresses() {
+            assert_eq!(index.find_or_make(at).unwrap().place(), at);
+        }
+        for at in addresses() {
+            assert_eq!(index.find(at).unwrap().place(), at);
+        }
+        assert!(index.all().map(Function::place).eq(addresses()));
+    }
+}

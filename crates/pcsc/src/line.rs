@@ -94,3 +94,113 @@ pub(crate) fn masks(bytes: Range<u16>) -> impl Iterator<Item = (usize, u64)> {
             .filter(|(_, mask)| *mask != 0)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A line as its parts.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    struct Parts {
+        generation: u32,
+        claimed: bool,
+        kept: u16,
+        answered: u16,
+    }
+
+    impl Parts {
+        /// As the figure in the module documentation has it.
+        fn word(self) -> u64 {
+            u64::from(self.generation) << 33
+                | u64::from(self.claimed) << 32
+                | u64::from(self.kept) << 16
+                | u64::from(self.answered)
+        }
+
+        fn next(self) -> u32 {
+            (self.generation + 1) & 0x7fff_ffff
+        }
+    }
+
+    fn parts() -> impl Strategy<Value = Parts> {
+        let generation = prop_oneof![0u32..0x8000_0000, Just(0x7fff_ffff), Just(0)];
+        (generation, any::<bool>(), any::<u16>(), any::<u16>()).prop_map(
+            |(generation, claimed, kept, answered)| Parts {
+                generation,
+                claimed,
+                kept,
+                answered,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn a_line_changes_as_its_parts_do(line in parts(), bits: u16, more: u16) {
+            let word = line.word();
+            prop_assert_eq!(generation(word), u64::from(line.generation));
+            prop_assert_eq!(answered(word), u64::from(line.answered));
+            prop_assert_eq!(kept(word), u64::from(line.kept));
+            let other = Parts { answered: bits, kept: more, ..line };
+            prop_assert_eq!(with(word, bits.into(), more.into()), other.word());
+            let cleared = Parts {
+                generation: line.next(),
+                answered: line.answered & !bits,
+                kept: line.kept & !bits,
+                ..line
+            };
+            prop_assert_eq!(bumped(word, bits.into()), cleared.word());
+            // What a claim's holder reads may replace what would be kept.
+            let known = if line.claimed { 0 } else { line.answered | line.kept };
+            let reset = Parts {
+                generation: line.next(),
+                answered: 0,
+                kept: known & bits,
+                ..line
+            };
+            prop_assert_eq!(wiped(word, bits.into()), reset.word());
+        }
+
+        #[test]
+        fn a_range_is_found_in_its_lines(start in 0u16..4096, len in 0u16..100) {
+            let end = (start + len).min(4096);
+            let found: Vec<usize> = masks(start..end)
+                .flat_map(|(index, mask)| {
+                    assert!(mask != 0 && mask <= BYTES);
+                    (0..LEN).filter(move |bit| mask >> bit & 1 != 0).map(move |bit| index * LEN + bit)
+                })
+                .collect();
+            prop_assert!(found.into_iter().eq(usize::from(start)..usize::from(end)));
+        }
+
+        #[test]
+        fn a_bitmap_word_has_four_lines(word: u64, index in 0usize..64) {
+            let quarter = index % 4;
+            let bytes = word.to_le_bytes();
+            let expected = u16::from_le_bytes([bytes[2 * quarter], bytes[2 * quarter + 1]]);
+            prop_assert_eq!(part(word, index), u64::from(expected));
+        }
+    }
+
+    #[test]
+    fn an_access_is_found_in_its_line() {
+        for len in [1, 2, 4] {
+            for offset in (0..4096).step_by(len) {
+                let bits: Vec<u16> = (0..16)
+                    .filter(|bit| mask(offset, len as u16) >> bit & 1 != 0)
+                    .collect();
+                let start = of(offset) as u16 * 16;
+                assert!(
+                    bits.iter()
+                        .map(|bit| start + bit)
+                        .eq(offset..offset + len as u16)
+                );
+                assert_eq!(mask(offset, len as u16) >> 16, 0);
+            }
+        }
+    }
+}

@@ -156,3 +156,91 @@ impl Counter {
         self.0.load(Ordering::Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::string::ToString;
+
+    use super::*;
+
+    /// Each counter another number.
+    fn counted(by: u64) -> Counters {
+        let counters = Counters::new();
+        counters.hits.add(by);
+        counters.misses.add(2 * by);
+        counters.uncacheable.add(4 * by);
+        counters.bypassed.add(9 * by);
+        counters.writes.add(17 * by);
+        counters.invalidations.add(33 * by);
+        counters.resets.add(65 * by);
+        counters.hardware_reads.add(129 * by);
+        counters.hardware_ticks.add(257 * by);
+        counters.hit_ticks.add(513 * by);
+        counters
+    }
+
+    #[test]
+    fn counters_add_up_and_come_apart_again() {
+        let (mut sum, mut first, mut second) = <_>::default();
+        counted(3).add_to(&mut first);
+        counted(1000).add_to(&mut second);
+        counted(3).add_to(&mut sum);
+        counted(1000).add_to(&mut sum);
+        assert_eq!(sum.since(&first), second);
+        assert_eq!(sum.since(&second), first);
+        let since = sum.since(&sum);
+        assert_eq!(since, Stats::default());
+        // A counter that wrapped in between.
+        let wrapped = Stats { hits: 1, ..first };
+        let before = Stats {
+            hits: u64::MAX,
+            ..first
+        };
+        assert_eq!(wrapped.since(&before), Stats { hits: 2, ..since });
+    }
+
+    #[test]
+    fn counters_are_printed_by_name() {
+        let mut stats = Stats::default();
+        counted(3).add_to(&mut stats);
+        // 3 of 3 + 6 + 12 + 27 reads.
+        assert_eq!((stats.reads(), stats.hit_permille()), (48, 62));
+        let counts = "Cache Hits: 3
+Cache Misses: 6
+Uncachable Reads: 12
+Bypassed Reads: 27
+Writes: 51
+Cache Invalidations: 99
+Device Resets: 195
+Hardware Reads: 387
+Hit Rate: 6.2%";
+        let ticks = "\nHit Ticks: 1539\nHardware Ticks: 771";
+        assert_eq!(stats.to_string(), [counts, ticks].concat());
+        let unclocked = Stats {
+            hit_ticks: 0,
+            hardware_ticks: 0,
+            ..stats
+        };
+        assert_eq!(unclocked.to_string(), counts);
+        let hits_only = Stats {
+            hardware_ticks: 0,
+            ..stats
+        };
+        assert!(
+            hits_only
+                .to_string()
+                .ends_with("\nHit Ticks: 1539\nHardware Ticks: 0")
+        );
+        assert_eq!(Stats::default().hit_permille(), 0);
+    }
+
+    #[test]
+    fn one_cpu_loses_no_count() {
+        let counter = Counter::new();
+        for _ in 0..3 {
+            counter.bump();
+            counter.bump_roughly();
+        }
+        assert_eq!(counter.value(), 6);
+    }
+}

@@ -3,7 +3,7 @@
 
 use kho_hal::sim::pci::{ResetKind, SimBus, SimFunction};
 use kho_hal::{Access, PciConfigAccess, Sbdf, Width};
-use kho_pcsc::{AddError, Cached, Reset};
+use kho_pcsc::{AddError, Cached, Reset, SavedError};
 
 fn nic() -> SimFunction {
     SimFunction::endpoint(0x8086, 0x10c9)
@@ -113,4 +113,81 @@ fn a_function_that_becomes_ready_while_it_is_added() {
         let found = u32::from(device) << 16 | u32::from(vendor);
         assert_eq!(found, identity, "{slow}");
     }
+}
+
+/// Every part of the identity is stored if it is the device's, and never if it is not.
+#[test]
+fn a_part_of_the_identity_is_stored_if_it_is_the_devices_own() {
+    let function = at(0, 3);
+    let own = || nic().with_class(0x1122_3344);
+    let other = SimFunction::endpoint(0x1af4, 0x2d3e).with_class(0x5566_7788);
+    for offset in (0..4).chain(8..12) {
+        for width in [Width::U8, Width::U16, Width::U32] {
+            let Ok(access) = Access::new(offset, width) else {
+                continue;
+            };
+            let bus = SimBus::new();
+            bus.add(function, own());
+            let cache = Cached::new(&bus);
+            cache.add(function).unwrap();
+            for (device, reads) in [(own(), 1), (other.clone(), 2)] {
+                cache.reset(function, Reset::Power);
+                cache.read_u32(function, 8).unwrap();
+                // It goes unnoticed that there is another device now.
+                bus.add(function, device);
+                let truth = bus.peek(function, access);
+                let before = bus.reads();
+                assert_eq!(cache.read(function, access), Ok(truth));
+                assert_eq!(cache.read(function, access), Ok(truth));
+                assert_eq!(bus.reads(), before + reads, "{access:?}");
+            }
+        }
+    }
+}
+
+/// Each clock tick is one call of the clock: a read takes one from its start to its end.
+#[test]
+fn a_clock_measures_hits_and_hardware_reads() {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NOW: AtomicU64 = AtomicU64::new(0);
+    let bus = SimBus::new();
+    bus.add(at(0, 3), nic());
+    let cache = Cached::new(&bus).with_clock(|| NOW.fetch_add(1, Ordering::Relaxed));
+    cache.add(at(0, 3)).unwrap();
+    let stats = cache.stats();
+    assert_eq!((stats.hit_ticks, stats.hardware_ticks), (0, bus.reads()));
+    for _ in 0..5 {
+        cache.read_u32(at(0, 3), 0).unwrap();
+    }
+    cache.read_u32(at(0, 4), 0).unwrap();
+    let since = cache.stats().since(&stats);
+    assert_eq!((since.hit_ticks, since.hardware_ticks), (5, 1));
+    assert_eq!((since.hits, since.bypassed), (5, 1));
+    let of = |function| cache.stats_of(function).map(|stats| stats.hits);
+    assert_eq!((of(at(0, 3)), of(at(0, 4))), (Some(5), None));
+}
+
+#[test]
+fn errors_name_the_function_and_say_what_is_wrong() {
+    let function = Sbdf::new(0, 0x3a, 0x1f, 7).unwrap();
+    for (error, text) in [
+        (AddError::Absent { function }, "nothing there"),
+        (AddError::NotReady { function }, "not ready"),
+        (AddError::Unreadable { function }, "identity unreadable"),
+        (AddError::NoMemory { function }, "no memory for its cache"),
+        (
+            AddError::Interrupted { function },
+            "changed while being added",
+        ),
+    ] {
+        assert_eq!(error.to_string(), format!("0000:3a:1f.7: {text}"));
+    }
+    assert_eq!(
+        SavedError::NotATree.to_string(),
+        "the saved configuration space is not a device tree"
+    );
+    assert_eq!(
+        SavedError::UnknownVersion.to_string(),
+        "the saved configuration space is of an unknown version"
+    );
 }

@@ -194,7 +194,8 @@ proptest! {
         let mut own = pages.iter();
         let first = own.next().unwrap();
         let mut cache = Cached::in_pages(&bus, &memory, first, PageSize::Size4K);
-        bus.write_u16(PORT, 0x68 + 0x28, 0x20).unwrap();
+        let express = find(&bus, PORT, 0x10).unwrap();
+        bus.write_u16(PORT, express + 0x28, 0x20).unwrap();
         let sriov = find(&bus, PF, 0x8010).unwrap();
         bus.write_u16(PF, sriov + 0x10, 2).unwrap();
         bus.write_u16(PF, sriov + 8, 9).unwrap();

@@ -122,13 +122,24 @@ impl PciConfigAccess for Gates<'_> {
     }
 }
 
+/// What is read twice is stored: nothing that blocks it was left behind.
+fn learns<C: PciConfigAccess>(cache: &Cached<'_, C>, f: Sbdf) {
+    cache.reset(f, Reset::Power);
+    cache.read_u32(f, 8).unwrap();
+    for reads in [1, 0] {
+        let before = cache.stats().hardware_reads;
+        cache.read_u32(f, 0x2c).unwrap();
+        assert_eq!(cache.stats().hardware_reads, before + reads);
+    }
+}
+
 /// A restore after a write: the write went through the cache, the page is older.
 #[test]
 fn a_write_before_the_addition_is_not_undone_by_a_restore() {
     let bus = SimBus::new();
     bus.add(
         F0,
-        SimFunction::endpoint(1, 2)
+        SimFunction::endpoint(0x1af4, 2)
             .with_bar32(0, 16)
             .with_express(0),
     );
@@ -156,7 +167,7 @@ fn virtual_functions_made_anew_before_their_addition() {
     };
     bus.add(
         F0,
-        SimFunction::endpoint(1, 2)
+        SimFunction::endpoint(0x1af4, 2)
             .with_express(0)
             .with_ari(0)
             .with_sriov(shape),
@@ -189,7 +200,10 @@ fn virtual_functions_made_anew_before_their_addition() {
 fn the_marks_of_other_rules_are_not_used() {
     for concurrent in [true, false] {
         let bus = SimBus::new();
-        bus.add(F0, SimFunction::endpoint(1, 2).with_vpd().with_express(0));
+        bus.add(
+            F0,
+            SimFunction::endpoint(0x1af4, 2).with_vpd().with_express(0),
+        );
         let vpd = 0x42;
         assert_eq!(bus.peek(F0, acc(0x40, Width::U8)), 3);
         let memory = memory();
@@ -234,7 +248,7 @@ fn an_addition_keeps_nothing_that_it_read_before_a_write_ended() {
     let serial = 0x148;
     bus.add(
         F0,
-        SimFunction::endpoint(1, 2)
+        SimFunction::endpoint(0x1af4, 2)
             .with_express(0)
             .with_aer()
             .with_serial(7)
@@ -388,7 +402,7 @@ fn virtual_functions_go_with_the_power_of_a_restored_physical_one() {
     };
     bus.add(
         F0,
-        SimFunction::endpoint(1, 2)
+        SimFunction::endpoint(0x1af4, 2)
             .with_express(0)
             .with_ari(0)
             .with_sriov(shape),
@@ -414,7 +428,7 @@ fn virtual_functions_go_with_the_power_of_a_restored_physical_one() {
 #[test]
 fn transmit_margin_is_the_links() {
     let bus = SimBus::new();
-    let port = SimFunction::bridge(1, 2, 1, 1).with_express(4);
+    let port = SimFunction::bridge(0x1b36, 2, 1, 1).with_express(4);
     let at = Sbdf::from_bdf(0, 8);
     let express = 0x40;
     bus.add(at, port);
@@ -436,7 +450,7 @@ fn what_a_vendors_write_did_to_the_power_state_is_not_taken_for_known() {
     let bus = SimBus::new();
     bus.add(
         F0,
-        SimFunction::endpoint(1, 2)
+        SimFunction::endpoint(0x1af4, 2)
             .with_bar32(0, 16)
             .with_pm(false)
             .with_vendor(0x10)
@@ -463,7 +477,9 @@ fn a_write_that_another_one_made_wide() {
     for f in [F0, F1] {
         bus.add(
             f,
-            SimFunction::endpoint(1, 2).multifunction().with_express(0),
+            SimFunction::endpoint(0x1af4, 2)
+                .multifunction()
+                .with_express(0),
         );
     }
     let gates = Gates::new(&bus);
@@ -486,6 +502,8 @@ fn a_write_that_another_one_made_wide() {
         writer.join().unwrap();
         assert_eq!(seen, Ok(0x0041_1044));
     });
+    learns(&cache, F0);
+    learns(&cache, F1);
 }
 
 /// A physical function whose VF Enable is cleared while it is added anew.
@@ -503,7 +521,7 @@ fn vf_enable_is_cleared_while_the_physical_function_is_added_anew() {
     };
     bus.add(
         F0,
-        SimFunction::endpoint(1, 2)
+        SimFunction::endpoint(0x1af4, 2)
             .with_express(0)
             .with_ari(0)
             .with_sriov(shape),
@@ -526,4 +544,39 @@ fn vf_enable_is_cleared_while_the_physical_function_is_added_anew() {
         adder.join().unwrap().unwrap();
         assert_eq!(seen, Ok(bus.peek(VF, acc(8, Width::U32))));
     });
+    learns(&cache, F0);
+}
+
+/// What is on the buses above goes if the function may be a bridge, and only then.
+#[test]
+fn a_write_to_a_function_that_is_being_added() {
+    let above = Sbdf::from_bdf(0, 0x0200);
+    let beside = Sbdf::from_bdf(0, 0x0108);
+    for (function, is_bridge) in [
+        (SimFunction::endpoint(0x1af4, 2).with_express(0), false),
+        (SimFunction::bridge(0x1b36, 2, 2, 2).with_express(4), true),
+    ] {
+        let bus = SimBus::new();
+        bus.add(F0, function);
+        for f in [above, beside] {
+            bus.add(f, SimFunction::endpoint(3, 4).with_express(0));
+        }
+        let gates = Gates::new(&bus);
+        let cache = Cached::new(&gates);
+        cache.add(above).unwrap();
+        cache.add(beside).unwrap();
+        let (has, go) = gates.stop(F0, 0x34, false, false);
+        std::thread::scope(|scope| {
+            let adder = scope.spawn(|| cache.add(F0));
+            has.recv().unwrap();
+            cache.write_u8(F0, 0x3c, 5).unwrap();
+            go.send(()).unwrap();
+            assert_eq!(adder.join().unwrap(), Ok(Added::Inferred));
+        });
+        assert_eq!(cache.contains(above), !is_bridge);
+        assert!(cache.contains(beside));
+        assert_eq!(cache.read_u8(F0, 0x3c), Ok(5));
+        learns(&cache, F0);
+        learns(&cache, beside);
+    }
 }

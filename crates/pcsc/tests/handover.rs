@@ -13,7 +13,7 @@ use kho_hal::sim::{SimAlloc, SimMemory};
 use kho_hal::{
     Access, Order, PageSize, PciConfigAccess, PhysAddr, PhysMem, PhysRange, Sbdf, Width,
 };
-use kho_pcsc::{Added, Cached, Distrust, Saved, SavedError, Unlisted, Variant};
+use kho_pcsc::{Added, Cached, Distrust, Reset, Saved, SavedError, Unlisted, Variant};
 use proptest::prelude::*;
 
 /// Stands for the predecessor's map, which has whole pages only.
@@ -96,6 +96,94 @@ fn saved() -> Handover {
         blob
     };
     Handover { bus, memory, blob }
+}
+
+/// Until the jump, what is invalidated leaves the page, and nothing else does.
+#[test]
+fn what_is_invalidated_after_the_save_is_not_handed_over() {
+    let bus = SimBus::new();
+    let memory = memory();
+    let pages = alloc(&memory, 0x10_0000);
+    let cache = Cached::in_pages(&bus, &memory, &pages, PAGE);
+    for device in 0..3 {
+        bus.add(at(device), nic(0x1000 + u16::from(device)));
+        cache.add(at(device)).unwrap();
+        for offset in (0..0x200).step_by(4) {
+            cache.read_u32(at(device), offset).unwrap();
+        }
+    }
+    let tracker = Tracker::new(&memory, &pages, PAGE, &[]).unwrap();
+    let outgoing = Outgoing::new(tracker).unwrap();
+    cache.save(&outgoing).unwrap();
+    cache.write_u32(at(0), 0x10, 0xfff0_0000).unwrap();
+    cache.reset(at(1), Reset::Function);
+    cache.reset(at(2), Reset::Power);
+    let range = outgoing.find("pcsc").unwrap();
+    let mut blob = vec![0; range.size() as usize];
+    memory.read(range.start(), &mut blob).unwrap();
+    let saved = Saved::read(&blob, Variant::Extended, is_page).unwrap();
+    let others = alloc(&memory, 0x90_0000);
+    let next = Cached::in_pages(&bus, &memory, &others, PAGE).with_saved(saved);
+    for (device, added) in [
+        (0, Added::Restored),
+        (1, Added::Restored),
+        (2, Added::Distrusted(Distrust::Unidentified)),
+    ] {
+        assert_eq!(next.add(at(device)), Ok(added));
+    }
+    // BAR 0, BAR 1, subsystem, MSI address, serial number: of the first function all but BAR 0,
+    // of the second the constants.
+    for (device, expected) in [(0, [1, 0, 0, 0, 0]), (1, [1, 1, 0, 1, 0])] {
+        let reads = [0x10, 0x14, 0x2c, 0x4c, 0x14c].map(|offset| {
+            let access = Access::new(offset, Width::U32).unwrap();
+            let before = bus.reads();
+            assert_eq!(
+                next.read(at(device), access),
+                Ok(bus.peek(at(device), access))
+            );
+            bus.reads() - before
+        });
+        assert_eq!(reads, expected, "function {device}");
+    }
+}
+
+/// What the first words of a page's two bitmaps must say, bit by bit.
+#[test]
+fn a_page_has_to_name_its_device_and_must_not_mark_status() {
+    let Handover { bus, memory, blob } = saved();
+    let saved = Saved::read(&blob, Variant::Extended, is_page).unwrap();
+    let addr = saved.find(at(0)).unwrap().as_u64();
+    let map = |byte: u64| &memory.words(PhysAddr::new(addr + byte), 1).unwrap()[0];
+    let (marked, known) = (map(4096), map(4608));
+    let order = std::sync::atomic::Ordering::Relaxed;
+    let (was_marked, was_known) = (marked.load(order), known.load(order));
+    let add = || {
+        let pages = alloc(&memory, 0x90_0000);
+        let cache = Cached::in_pages(&bus, &memory, &pages, PAGE).with_saved(saved.clone());
+        cache.add(at(0)).unwrap()
+    };
+    let bytes = |ranges: &[std::ops::Range<u32>], bit: u32| ranges.iter().any(|r| r.contains(&bit));
+    for bit in 0..64 {
+        let name = (0..4).contains(&bit);
+        let status = bytes(&[4..8, 0x35..0x3c], bit);
+        let identity = bytes(&[0..4, 8..12, 0x0e..0x0f], bit);
+        marked.fetch_xor(1 << bit, order);
+        let expected = match (name || status, identity) {
+            (true, _) => Added::Distrusted(Distrust::Damaged),
+            (false, true) => Added::Distrusted(Distrust::Unidentified),
+            (false, false) => Added::Restored,
+        };
+        assert_eq!(add(), expected, "mark {bit:x}");
+        marked.store(was_marked, order);
+        known.fetch_and(!(1 << bit), order);
+        let expected = match identity {
+            true => Added::Distrusted(Distrust::Unidentified),
+            false => Added::Restored,
+        };
+        assert_eq!(add(), expected, "value {bit:x}");
+        marked.store(was_marked, order);
+        known.store(was_known, order);
+    }
 }
 
 /// What is learned after the save arrives if the cache takes part in the handover's last step.
@@ -197,7 +285,7 @@ fn another_device_at_the_same_address_is_not_restored() {
     assert_eq!(cache.add(at(3)), Ok(Added::Restored));
     // Reset by firmware in between: what the identity does not show has to be told.
     bus.reset(at(3), ResetKind::Cold);
-    cache.reset(at(3), kho_pcsc::Reset::Power);
+    cache.reset(at(3), Reset::Power);
     assert_eq!(cache.read_u32(at(3), 0x10), Ok(0x0c));
 }
 

@@ -63,7 +63,7 @@ fn interrupt_message_number_follows_msi_control() {
     let bus = SimBus::new();
     bus.add(
         F0,
-        SimFunction::bridge(1, 2, 1, 1)
+        SimFunction::bridge(0x1b36, 2, 1, 1)
             .with_msi(true, false, 5)
             .with_express(4)
             .with_dpc(false),
@@ -104,7 +104,7 @@ fn ari_hierarchy_of_pf0_moves_the_vfs_of_pf1() {
     for f in [F0, F1] {
         bus.add(
             f,
-            SimFunction::endpoint(1, 2)
+            SimFunction::endpoint(0x1af4, 2)
                 .multifunction()
                 .with_express(0)
                 .with_sriov(shape()),
@@ -136,7 +136,9 @@ fn common_clock_in_f1_changes_exit_latency_in_f0() {
     for f in [F0, F1] {
         bus.add(
             f,
-            SimFunction::endpoint(1, 2).multifunction().with_express(0),
+            SimFunction::endpoint(0x1af4, 2)
+                .multifunction()
+                .with_express(0),
         );
     }
     let hooked = Hook(bus, |bus: &SimBus, f: Sbdf, at: Access, v: u32| {
@@ -157,7 +159,7 @@ fn common_clock_in_f1_changes_exit_latency_in_f0() {
 #[test]
 fn rom_validation_status_is_the_devices() {
     let bus = SimBus::new();
-    bus.add(F0, SimFunction::endpoint(1, 2).with_rom(16));
+    bus.add(F0, SimFunction::endpoint(0x1af4, 2).with_rom(16));
     bus.poke(F0, acc(0x30, Width::U32), 0xfe00_0002);
     let cache = Cached::new(&bus);
     cache.add(F0).unwrap();
@@ -186,7 +188,7 @@ fn a_device_that_becomes_ready_while_it_is_added_is_no_virtual_function() {
 #[test]
 fn power_loss_of_a_bridge_is_the_end_of_what_is_below() {
     let bus = SimBus::new();
-    bus.add(F0, SimFunction::bridge(1, 2, 0, 0).with_express(4));
+    bus.add(F0, SimFunction::bridge(0x1b36, 2, 0, 0).with_express(4));
     bus.add_behind(F0, CHILD, SimFunction::endpoint(3, 4).with_bar32(0, 16));
     let cache = Cached::new(&bus);
     cache.add(F0).unwrap();
@@ -206,7 +208,7 @@ fn power_loss_of_a_bridge_is_the_end_of_what_is_below() {
 #[test]
 fn forgetting_a_bridge_that_lost_its_numbers_forgets_what_is_below() {
     let bus = SimBus::new();
-    bus.add(F0, SimFunction::bridge(1, 2, 0, 0).with_express(4));
+    bus.add(F0, SimFunction::bridge(0x1b36, 2, 0, 0).with_express(4));
     bus.add_behind(F0, CHILD, SimFunction::endpoint(3, 4).with_bar32(0, 16));
     let cache = Cached::new(&bus);
     cache.add(F0).unwrap();
@@ -255,7 +257,9 @@ fn backdoor(function: SimFunction, offset: u16) {
 #[test]
 fn vendor_registers_behind_the_last_extended_capability() {
     backdoor(
-        SimFunction::endpoint(1, 2).with_express(0).with_acs(0x5f),
+        SimFunction::endpoint(0x1af4, 2)
+            .with_express(0)
+            .with_acs(0x5f),
         0xf00,
     );
 }
@@ -263,7 +267,7 @@ fn vendor_registers_behind_the_last_extended_capability() {
 /// PCI Express Base 1.1, 7.8: an endpoint has no slot, root or version 2 registers.
 #[test]
 fn vendor_registers_behind_a_version_1_express_capability() {
-    let mut function = SimFunction::endpoint(1, 2);
+    let mut function = SimFunction::endpoint(0x1af4, 2);
     let at = function.capability(0x10, 0x14);
     backdoor(function.with_register(at + 2, 2, 1, 0, 0), at + 0x30);
 }
@@ -272,7 +276,7 @@ fn vendor_registers_behind_a_version_1_express_capability() {
 #[test]
 fn vendor_registers_behind_a_short_msi_capability() {
     backdoor(
-        SimFunction::conventional(1, 2).with_msi(false, false, 0),
+        SimFunction::conventional(0x1af4, 2).with_msi(false, false, 0),
         0x50,
     );
 }
@@ -283,7 +287,7 @@ fn a_failed_write_is_not_taken_for_done() {
     let bus = SimBus::new();
     bus.add(
         F0,
-        SimFunction::bridge(1, 2, 1, 1)
+        SimFunction::bridge(0x1b36, 2, 1, 1)
             .with_express(4)
             .with_ari_forwarding(),
     );
@@ -307,7 +311,7 @@ fn containment_that_ends_was_a_reset_below() {
     let bus = SimBus::new();
     bus.add(
         F0,
-        SimFunction::bridge(1, 2, 1, 1)
+        SimFunction::bridge(0x1b36, 2, 1, 1)
             .with_express(4)
             .with_dpc(false),
     );
@@ -384,7 +388,7 @@ fn a_write_that_began_before_the_function_was_added() {
 #[test]
 fn a_bus_number_written_while_the_bridge_is_added_anew() {
     let bus = SimBus::new();
-    bus.add(F0, SimFunction::bridge(1, 2, 1, 1).with_express(4));
+    bus.add(F0, SimFunction::bridge(0x1b36, 2, 1, 1).with_express(4));
     bus.add_behind(F0, CHILD, SimFunction::endpoint(3, 4));
     let ((arrived, has_arrived), (release, go)) = (channel(), channel());
     let gate = Gate {
@@ -415,7 +419,7 @@ fn a_bus_number_written_while_the_bridge_is_added_anew() {
 fn a_bridge_that_is_reset_or_forgotten_while_it_is_added_anew() {
     for forgotten in [false, true] {
         let bus = SimBus::new();
-        bus.add(F0, SimFunction::bridge(1, 2, 1, 1).with_express(4));
+        bus.add(F0, SimFunction::bridge(0x1b36, 2, 1, 1).with_express(4));
         bus.add_behind(F0, CHILD, SimFunction::endpoint(3, 4));
         let ((arrived, has_arrived), (release, go)) = (channel(), channel());
         let gate = Gate {
@@ -450,7 +454,7 @@ fn a_bridge_that_is_reset_or_forgotten_while_it_is_added_anew() {
 #[test]
 fn two_additions_at_once_leave_the_one_that_succeeded() {
     let bus = SimBus::new();
-    bus.add(F0, SimFunction::bridge(1, 2, 1, 1).with_express(4));
+    bus.add(F0, SimFunction::bridge(0x1b36, 2, 1, 1).with_express(4));
     bus.add_behind(F0, CHILD, SimFunction::endpoint(3, 4));
     let ((arrived, has_arrived), (release, go)) = (channel(), channel());
     let gate = Gate {

@@ -108,7 +108,7 @@ fn shows(places: &[Place], link: Link, width: Width, writes: &[u32]) {
 }
 
 fn bridge() -> SimFunction {
-    SimFunction::bridge(1, 2, 1, 4)
+    SimFunction::bridge(0x1b36, 2, 1, 4)
 }
 
 /// The registers alone, read-only, without what the simulated function does with them.

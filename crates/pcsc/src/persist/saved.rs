@@ -4,7 +4,9 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use kho_abi::fdt::COMPATIBLE;
-use kho_abi::pcsc::{DATA, NODE_PREFIX, RULES, RULES_VERSION, VERSION};
+use kho_abi::pcsc::{
+    DATA, NODE_PREFIX, PcscData, PcscDataConventional, RULES, RULES_VERSION, VERSION,
+};
 use kho_hal::{PhysAddr, Sbdf};
 use std_alloc::vec::Vec;
 
@@ -62,7 +64,6 @@ pub struct Saved {
     /// does not hold any more.
     touched: Vec<AtomicBool>,
     same_rules: bool,
-    damaged: usize,
     pub(crate) variant: Variant,
 }
 
@@ -101,10 +102,9 @@ impl Saved {
             entries: Vec::with_capacity(blob.len() / NODE_BYTES),
             touched: Vec::new(),
             same_rules: false,
-            damaged: 0,
             variant,
         };
-        let (mut known, mut sorted) = (false, true);
+        let mut known = false;
         let mut node: Option<(u64, u64)> = None;
         scan(blob, |event| match event {
             Event::Root(name, value) if name == COMPATIBLE.as_bytes() => {
@@ -128,8 +128,6 @@ impl Saved {
                         data if data != 0 && is_preserved(PhysAddr::new(data)) => data,
                         _ => 0,
                     };
-                    saved.damaged += usize::from(data == 0);
-                    sorted &= saved.entries.last().is_none_or(|(last, _)| *last < key);
                     saved.entries.push((key, data));
                 }
             }
@@ -138,57 +136,36 @@ impl Saved {
         if !known {
             return Err(SavedError::UnknownVersion);
         }
-        if !sorted {
-            saved.entries.sort_unstable_by_key(|(key, _)| *key);
-            saved.drop_twins();
-        }
+        saved.drop_twins();
         saved.drop_shared();
+        saved.entries.sort_unstable_by_key(|(key, _)| *key);
         let untouched = || AtomicBool::new(false);
         saved.touched.resize_with(saved.entries.len(), untouched);
         Ok(saved)
     }
 
-    /// Of functions whose data overlaps, none is believed: a page has one owner.
-    fn drop_shared(&mut self) {
-        let bytes = match self.variant {
-            Variant::Extended => 5120,
-            Variant::Conventional => 320,
-        };
-        self.entries.sort_unstable_by_key(|(_, data)| *data);
-        let mut before: Option<(u64, &mut (u64, u64))> = None;
-        for entry in self.entries.iter_mut().filter(|(_, data)| *data != 0) {
-            let data = entry.1;
-            if let Some((last, other)) = before
-                && data - last < bytes
-            {
-                self.damaged += 1 + usize::from(other.1 != 0);
-                other.1 = 0;
-                entry.1 = 0;
-            }
-            before = Some((data, entry));
-        }
+    /// Of functions that are named twice, none is believed.
+    fn drop_twins(&mut self) {
         self.entries.sort_unstable_by_key(|(key, _)| *key);
+        self.drop_groups(|(a, _), (b, _)| a == b);
     }
 
-    /// Of functions that are named twice, neither is believed.
-    fn drop_twins(&mut self) {
-        let mut last: Option<u64> = None;
-        let mut twin = None;
-        for (key, data) in &mut self.entries {
-            if last == Some(*key) {
-                *data = 0;
-                self.damaged += 1;
-                twin = Some(*key);
-            }
-            last = Some(*key);
-        }
-        if twin.is_some() {
-            let keys: Vec<u64> = self.entries.iter().map(|(key, _)| *key).collect();
-            for (index, (key, data)) in self.entries.iter_mut().enumerate() {
-                if keys.get(index + 1) == Some(key) {
-                    *data = 0;
-                }
-            }
+    /// Of functions whose data overlaps, none is believed: a page has one owner. Leaves the
+    /// entries in the order of their data.
+    fn drop_shared(&mut self) {
+        let bytes = match self.variant {
+            Variant::Extended => size_of::<PcscData>(),
+            Variant::Conventional => size_of::<PcscDataConventional>(),
+        };
+        self.entries.sort_unstable_by_key(|(_, data)| *data);
+        self.drop_groups(|(_, a), (_, b)| *a != 0 && b - a < bytes as u64);
+    }
+
+    /// Takes its data from every entry that belongs together with one beside it.
+    fn drop_groups(&mut self, together: impl Fn(&(u64, u64), &(u64, u64)) -> bool) {
+        let groups = self.entries.chunk_by_mut(together);
+        for (_, data) in groups.filter(|group| group.len() > 1).flatten() {
+            *data = 0;
         }
     }
 
@@ -204,7 +181,7 @@ impl Saved {
 
     /// How many of them cannot be used.
     pub fn damaged(&self) -> usize {
-        self.damaged
+        self.entries.iter().filter(|(_, data)| *data == 0).count()
     }
 
     /// Whether bytes were marked by the rules that this library has.
@@ -308,7 +285,182 @@ fn key_of_name(name: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use core::slice;
+    use std::format;
+    use std::string::String;
+    use std::vec::Vec;
+
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// A sub-blob with these properties of the root, and nodes with their data.
+    fn blob(root: &[(&str, &[u8])], nodes: &[(String, Vec<u8>)]) -> Vec<u8> {
+        let mut fdt = vm_fdt::FdtWriter::new().unwrap();
+        let top = fdt.begin_node("").unwrap();
+        for (name, value) in root {
+            fdt.property(name, value).unwrap();
+        }
+        for (name, data) in nodes {
+            let node = fdt.begin_node(name).unwrap();
+            fdt.property("other", &7u64.to_le_bytes()).unwrap();
+            fdt.property("da", data).unwrap();
+            fdt.end_node(node).unwrap();
+        }
+        fdt.end_node(top).unwrap();
+        fdt.finish().unwrap()
+    }
+
+    const V1: (&str, &[u8]) = ("compatible", b"pcsc-v1\0");
+
+    fn name(function: Sbdf) -> String {
+        let (segment, bus) = (function.segment(), function.bus());
+        let (device, function) = (function.device(), function.function());
+        format!("dev_{segment:04x}_{bus:02x}_{device:02x}_{function:x}")
+    }
+
+    fn read(nodes: &[(Sbdf, u64)], variant: Variant) -> Saved {
+        let named = |(function, data): &(Sbdf, u64)| (name(*function), data.to_le_bytes().to_vec());
+        let nodes: Vec<_> = nodes.iter().map(named).collect();
+        let preserved = |addr: PhysAddr| addr.as_u64() % 0x4000 != 0x400;
+        Saved::read(&blob(&[V1], &nodes), variant, preserved).unwrap()
+    }
+
+    proptest! {
+        /// A node is believed if its data is preserved, no other names the same function, and the
+        /// data of no other that is named once overlaps it.
+        #[test]
+        fn what_is_ambiguous_is_not_believed(
+            nodes in prop::collection::vec((0u16..40, 0u64..256), 0..14),
+            wide in any::<bool>(),
+        ) {
+            let (variant, bytes) = match wide {
+                true => (Variant::Extended, 5120),
+                false => (Variant::Conventional, 320),
+            };
+            let nodes: Vec<_> = nodes
+                .into_iter()
+                .map(|(bdf, data)| (Sbdf::from_bdf(u32::from(bdf % 3), bdf), data * 64 * 5))
+                .collect();
+            let saved = read(&nodes, variant);
+            let once = |function| nodes.iter().filter(|(other, _)| *other == function).count() == 1;
+            let owned = |(function, data): &(Sbdf, u64)| {
+                *data != 0 && data % 0x4000 != 0x400 && once(*function)
+            };
+            let believed = |node: &(Sbdf, u64)| {
+                let shares = |other: &&(Sbdf, u64)| owned(other) && node.1.abs_diff(other.1) < bytes;
+                owned(node) && nodes.iter().filter(shares).count() == 1
+            };
+            for node in &nodes {
+                let expected = match believed(node) {
+                    true => Place::At(PhysAddr::new(node.1)),
+                    false => Place::Damaged,
+                };
+                prop_assert_eq!(saved.place(node.0), expected, "{:x?}", node);
+            }
+            let damaged = nodes.iter().filter(|node| !believed(node)).count();
+            prop_assert_eq!((saved.len(), saved.damaged()), (nodes.len(), damaged));
+            prop_assert_eq!(saved.is_empty(), nodes.is_empty());
+            for function in (0..50).map(|bdf| Sbdf::from_bdf(u32::from(bdf % 3), bdf)) {
+                let known = nodes.iter().any(|(named, _)| *named == function);
+                prop_assert_eq!(saved.place(function) == Place::Absent, !known);
+            }
+        }
+
+        /// Whatever it is asked first, a touch is noted of one function, or of those that are meant.
+        #[test]
+        fn touches_are_noted_of_whom_they_mean(
+            functions in prop::collection::btree_set((0u32..2, any::<u16>()), 1..20),
+            one in any::<prop::sample::Index>(),
+            bus: u8,
+        ) {
+            let functions: Vec<_> =
+                functions.iter().map(|(segment, bdf)| Sbdf::from_bdf(*segment, *bdf)).collect();
+            let data = |n: usize| (n as u64 + 1) * 0x8000;
+            let nodes: Vec<_> = (0..).map(data).zip(&functions).map(|(data, f)| (*f, data)).collect();
+            let one = one.index(functions.len());
+            let saved = read(&nodes, Variant::Extended);
+            saved.touch(functions[one]);
+            for copy in [&saved, &saved.clone()] {
+                for (n, function) in functions.iter().enumerate() {
+                    prop_assert_eq!(copy.is_touched(*function), n == one);
+                }
+            }
+            let saved = read(&nodes, Variant::Extended);
+            let last = data(one);
+            saved.touch_all(|function, data| function.bus() > bus || data.as_u64() == last);
+            for (n, function) in functions.iter().enumerate() {
+                prop_assert_eq!(saved.is_touched(*function), function.bus() > bus || n == one);
+            }
+        }
+
+        #[test]
+        fn every_function_has_one_name(segment: u32, bdf: u16, at: prop::sample::Index, byte: u8) {
+            let function = Sbdf::from_bdf(segment, bdf);
+            let mut name = name(function).into_bytes();
+            prop_assert_eq!(key_of_name(&name), Some(key(function)));
+            let at = at.index(name.len());
+            name[at] = byte;
+            if let Some(key) = key_of_name(&name) {
+                let other = self::name(Sbdf::from_bdf((key >> 16) as u32, key as u16));
+                let zeros = name.len() - other.len();
+                prop_assert!(name[4..4 + zeros].iter().all(|digit| *digit == b'0'));
+                prop_assert_eq!(&name[4 + zeros..], &other.as_bytes()[4..]);
+            }
+        }
+    }
+
+    #[test]
+    fn the_root_says_version_and_rules() {
+        let rules = |value: &'static [u8]| ("pv", value);
+        let node = (name(Sbdf::from_bdf(0, 8)), 0x8000u64.to_le_bytes().to_vec());
+        let same = |root: &[_]| {
+            let saved = Saved::read(
+                &blob(root, slice::from_ref(&node)),
+                Variant::Extended,
+                |_| true,
+            );
+            saved.map(|saved| saved.has_same_rules())
+        };
+        assert_eq!(same(&[V1]), Ok(false));
+        assert_eq!(same(&[V1, rules(&[1, 0, 0, 0])]), Ok(true));
+        assert_eq!(same(&[rules(&[1, 0, 0, 0]), V1]), Ok(true));
+        for other in [&[2u8, 0, 0, 0][..], &[1, 0, 0], &[0, 0, 0, 1], &[]] {
+            assert_eq!(same(&[V1, ("pv", other)]), Ok(false), "{other:?}");
+        }
+        assert_eq!(same(&[("compatible", b"pcsc-v2\0pcsc-v1\0")]), Ok(false));
+        for other in [&b"pcsc-v1"[..], b"pcsc-v10\0", b"", b"\0"] {
+            assert_eq!(
+                same(&[("compatible", other)]),
+                Err(SavedError::UnknownVersion)
+            );
+        }
+        assert_eq!(same(&[]), Err(SavedError::UnknownVersion));
+        assert_eq!(
+            same(&[("other", b"pcsc-v1\0")]),
+            Err(SavedError::UnknownVersion)
+        );
+    }
+
+    #[test]
+    fn a_node_has_eight_bytes_of_address_or_is_damaged() {
+        let function = Sbdf::from_bdf(0, 8);
+        for (data, damaged) in [
+            (&[0u8, 0x80, 0, 0, 0, 0, 0, 0][..], 0),
+            (&[0, 0x80, 0, 0], 1),
+            (&[0, 0x80, 0, 0, 0, 0, 0, 0, 0], 1),
+            (&[], 1),
+        ] {
+            let nodes = [
+                (name(function), data.to_vec()),
+                ("strange".into(), data.to_vec()),
+            ];
+            let saved = Saved::read(&blob(&[V1], &nodes), Variant::Extended, |_| true).unwrap();
+            assert_eq!((saved.len(), saved.damaged()), (1, damaged));
+            let found = (damaged == 0).then_some(PhysAddr::new(0x8000));
+            assert_eq!(saved.find(function), found);
+        }
+    }
 
     #[test]
     fn names_are_read_to_the_letter() {
@@ -322,6 +474,9 @@ mod tests {
             "dev_0000_3a_20_0",
             "dev_0000_3a_1f_8",
             "dev_",
+            "dev_0000_3g_1f_7",
+            "dev_0000-3a_1f_7",
+            "dev_100000000_00_00_0",
             "0000_3a_1f_7",
         ] {
             assert_eq!(key_of_name(bad.as_bytes()), None, "{bad}");

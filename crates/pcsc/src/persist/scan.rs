@@ -130,6 +130,86 @@ mod tests {
         assert_eq!(events(&tree).unwrap().len(), 7);
     }
 
+    /// A tree of these tokens, well-formed or not: `<name` begins a node, `>` ends one, `.` ends
+    /// the tree, and anything else is the name of a property without a value.
+    fn assembled(tokens: &str) -> Vec<u8> {
+        let mut structure = Vec::new();
+        let mut strings = Vec::new();
+        let word = |structure: &mut Vec<u8>, word: u32| structure.extend(word.to_be_bytes());
+        for token in tokens.split_whitespace() {
+            if let Some(name) = token.strip_prefix('<') {
+                word(&mut structure, 1);
+                structure.extend(name.bytes().chain([0]));
+                structure.resize(structure.len().next_multiple_of(4), 0);
+            } else if token == ">" {
+                word(&mut structure, 2);
+            } else if token == "." {
+                word(&mut structure, 9);
+            } else {
+                word(&mut structure, 3);
+                word(&mut structure, 0);
+                word(&mut structure, strings.len() as u32);
+                strings.extend(token.bytes().chain([0]));
+            }
+        }
+        let (at, size) = (40, structure.len() as u32);
+        let total = at + size + strings.len() as u32;
+        let (names, strings_size) = (at + size, strings.len() as u32);
+        let header = [
+            0xd00d_feed,
+            total,
+            at,
+            names,
+            at,
+            17,
+            16,
+            0,
+            strings_size,
+            size,
+        ];
+        let mut tree: Vec<u8> = header.into_iter().flat_map(u32::to_be_bytes).collect();
+        tree.extend(structure);
+        tree.extend(strings);
+        tree
+    }
+
+    /// Devicetree Specification 0.4, 5.4.2: one root without a name, properties before child
+    /// nodes, every node ended, and the end.
+    #[test]
+    fn a_tree_out_of_order_is_refused() {
+        let names = |tree: &str| {
+            let name = |(_, name, _)| std::string::String::from_utf8(name).unwrap();
+            let events = events(&assembled(tree))?;
+            Some(events.into_iter().map(name).collect::<Vec<_>>().join(" "))
+        };
+        for (tree, expected) in [
+            ("< > .", ""),
+            ("< a b <c d > <e > > .", "a b c d  e "),
+            ("< <c d <deep e <deeper f > > > > .", "c d "),
+            ("< <c <deep e > <deep f > > <g h > > .", "c  g h "),
+        ] {
+            assert_eq!(names(tree).as_deref(), Some(expected), "{tree}");
+        }
+        for tree in [
+            ".",
+            "< >",
+            "< .",
+            "< <c > .",
+            "> .",
+            "< > > .",
+            "a < > .",
+            "< > a .",
+            "<root > .",
+            "< > < > .",
+            "< > <c > .",
+            "< <c > a > .",
+            "< <c <deep > d > > .",
+            "< <c <deep <deeper > e > > > .",
+        ] {
+            assert_eq!(names(tree), None, "{tree}");
+        }
+    }
+
     proptest! {
         /// What a general reader accepts is read alike; anything else does not panic.
         #[test]

@@ -1,4 +1,5 @@
 //! A machine in which every rule has something to act on.
+#![allow(dead_code, reason = "each test uses a part")]
 
 use kho_hal::sim::pci::{SimBus, SimFunction, SriovShape};
 use kho_hal::{Access, Sbdf, Width};
