@@ -52,6 +52,9 @@ pub(super) enum Behaviour {
     ResizableBar { control: u16, bar: u16, wide: bool },
 }
 
+/// How many reads a device needs for what it does by itself.
+const OPERATION_READS: u32 = 2;
+
 /// A change that the device makes by itself after some reads.
 #[derive(Clone, Copy, Debug)]
 struct Later {
@@ -74,8 +77,7 @@ pub struct SimFunction {
     pub(super) last_capability: Option<u16>,
     pub(super) last_extended: Option<u16>,
     pub(super) virtual_function: bool,
-    pub(super) reset_reads: u32,
-    pub(super) operation_reads: u32,
+    reset_reads: u32,
     later: Vec<Later>,
     not_ready: u32,
 }
@@ -92,7 +94,6 @@ impl SimFunction {
             last_extended: None,
             virtual_function: false,
             reset_reads: 0,
-            operation_reads: 2,
             later: Vec::new(),
             not_ready: 0,
         }
@@ -267,7 +268,7 @@ impl SimFunction {
     fn later(&mut self, offset: u16, clear: u16, set: u16) {
         self.later.retain(|later| later.offset != offset);
         self.later.push(Later {
-            reads: self.operation_reads.max(1),
+            reads: OPERATION_READS,
             offset,
             clear,
             set,
