@@ -3,6 +3,12 @@
 //! `registers.txt` is what a reader checks against the specification; the tables in it are found
 //! by trying each bit, as software would.
 #![cfg(not(loom))]
+#![allow(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test panics when it fails"
+)]
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
