@@ -146,6 +146,8 @@ fn a_function_level_reset_needs_its_bit() {
         (0x81, U8, 1, false),
         (0x82, U16, 0xffff, false),
         (0x7c, U32, u32::MAX, false),
+        (0x84, U32, u32::MAX, false),
+        (0x04, U32, u32::MAX, false),
     ] {
         let (bus, here) = one(function.clone());
         bus.write_u8(here, 0x3c, 7).unwrap();
@@ -334,7 +336,12 @@ fn operations_end_after_two_reads_and_start_again_when_asked_again() {
     assert_eq!(bus.read_u8(here, 0x0e).unwrap(), 0);
     // A read of data, then a write: the flag turns each time.
     bus.write_u32(here, 0x44, 5).unwrap();
-    assert_eq!(bus.read_u32(here, 0x44).unwrap(), 5, "data starts nothing");
+    bus.write_u16(here, 0x40, 0xffff).unwrap();
+    assert_eq!(
+        bus.read_u32(here, 0x44).unwrap(),
+        5,
+        "neither data nor the header starts it"
+    );
     bus.write_u16(here, 0x42, 0x0010).unwrap();
     assert_eq!(bus.read_u32(here, 0x44).unwrap(), 0x5044_5600);
     assert_eq!(bus.read_u16(here, 0x42).unwrap(), 0x8010);
