@@ -157,3 +157,138 @@ pub fn walk_extended(source: &mut impl Source, mut visit: impl FnMut(Capability)
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use super::*;
+
+    /// A space of zeros with these dwords in it; what is `None` cannot be read.
+    fn space(dwords: &[(u16, Option<u32>)]) -> impl FnMut(Access) -> Option<u32> {
+        let dwords = dwords.to_vec();
+        move |at: Access| {
+            let place = at.offset() & !3;
+            let found = dwords.iter().find(|&&(offset, _)| offset == place);
+            let dword = found.map_or(Some(0), |&(_, dword)| dword)?;
+            Some(dword >> (8 * (at.offset() & 3)) & at.width().mask())
+        }
+    }
+
+    const LIST: (u16, Option<u32>) = (0x04, Some(0x0010_0000));
+
+    fn standard(dwords: &[(u16, Option<u32>)]) -> (Vec<(CapId, u16)>, End) {
+        let mut found = Vec::new();
+        let end = walk_standard(&mut space(dwords), 0, |cap| {
+            assert_eq!(cap.version, 0);
+            found.push((cap.id, cap.offset));
+        });
+        (found, end)
+    }
+
+    fn extended(dwords: &[(u16, Option<u32>)]) -> (Vec<(CapId, u8, u16)>, End) {
+        let mut found = Vec::new();
+        let visit = |cap: Capability| found.push((cap.id, cap.version, cap.offset));
+        let end = walk_extended(&mut space(dwords), visit);
+        (found, end)
+    }
+
+    #[test]
+    fn the_first_list_starts_where_the_header_type_says() {
+        let cap = (0xfc, Some(0xffff_0005));
+        let found = (CapId::Standard(5), 0xfc);
+        let status = (0x04, Some(0x0010_ffff));
+        // The two low bits of a pointer are reserved.
+        for (header_type, pointer) in [(0, 0x34), (1, 0x34), (2, 0x14)] {
+            let dwords = [status, (pointer, Some(0xffff_ffff)), cap];
+            let mut seen = Vec::new();
+            let end = walk_standard(&mut space(&dwords), header_type, |cap| {
+                seen.push((cap.id, cap.offset));
+            });
+            assert_eq!((seen, end), (Vec::from([found]), End::Complete));
+        }
+        let dwords = [status, (0x34, Some(0xfc)), (0x14, Some(0xfc)), cap];
+        let end = walk_standard(&mut space(&dwords), 3, |cap| panic!("{cap:?}"));
+        assert_eq!(end, End::Complete, "an unknown header has none");
+        let dwords = [(0x04, Some(0xffef_ffff)), (0x34, Some(0xfc)), cap];
+        assert_eq!(
+            standard(&dwords),
+            (Vec::new(), End::Complete),
+            "nor without its bit"
+        );
+        let dwords = [(0x04, None), (0x34, Some(0xfc)), cap];
+        assert_eq!(standard(&dwords), (Vec::from([found]), End::Complete));
+    }
+
+    #[test]
+    fn the_first_list_ends_where_it_cannot_go_on() {
+        let outside = |offset| End::Outside { offset };
+        let unreadable = |offset| End::Unreadable { offset };
+        for (pointer, next, count, end) in [
+            (0x40, Some(0x0001), 1, End::Complete),
+            (0x40, Some(0x0301), 1, End::Complete),
+            (0x40, Some(0x4001), 1, End::Loop { offset: 0x40 }),
+            (0x40, Some(0x3f01), 1, outside(0x3c)),
+            (0x40, Some(0x0401), 1, outside(0x04)),
+            (0x40, Some(0x44_00ff), 0, unreadable(0x40)),
+            (0x40, Some(u32::MAX), 0, unreadable(0x40)),
+            (0x40, Some(0x80fe), 2, End::Complete),
+            (0x40, None, 0, unreadable(0x40)),
+            (0x3c, Some(0), 0, outside(0x3c)),
+            (0x00, Some(0), 0, End::Complete),
+        ] {
+            let (found, how) = standard(&[LIST, (0x34, Some(pointer)), (0x40, next)]);
+            assert_eq!((found.len(), how), (count, end), "{pointer:#x} {next:x?}");
+        }
+        let (_, how) = standard(&[LIST, (0x34, None)]);
+        assert_eq!(how, unreadable(0x34));
+    }
+
+    #[test]
+    fn every_place_of_either_list_is_visited_once() {
+        let next = |at: u16| u32::from(if at == 0xfc { 0x40 } else { at + 4 });
+        let mut dwords = Vec::from([LIST, (0x34, Some(0x40))]);
+        dwords.extend(
+            (0x40..0x100)
+                .step_by(4)
+                .map(|at| (at, Some(next(at) << 8 | 9))),
+        );
+        let (found, end) = standard(&dwords);
+        assert_eq!((found.len(), end), (48, End::Loop { offset: 0x40 }));
+        let next = |at: u16| u32::from(if at == 0xffc { 0x100 } else { at + 4 });
+        let dwords = (0x100..0x1000)
+            .step_by(4)
+            .map(|at| (at, Some(next(at) << 20 | 0xb)));
+        let (found, end) = extended(&dwords.collect::<Vec<_>>());
+        assert_eq!((found.len(), end), (960, End::Loop { offset: 0x100 }));
+    }
+
+    #[test]
+    fn the_second_list_ends_where_it_cannot_go_on() {
+        let outside = |offset| End::Outside { offset };
+        let unreadable = |offset| End::Unreadable { offset };
+        for (first, second, count, end) in [
+            (Some(0), Some(0), 0, End::Complete),
+            (Some(u32::MAX), Some(0), 0, End::Complete),
+            (None, Some(0), 0, unreadable(0x100)),
+            (Some(0x0001_0001), Some(0), 1, End::Complete),
+            (Some(0x0031_0001), Some(0), 1, End::Complete),
+            (Some(0x1001_0001), Some(0), 1, End::Loop { offset: 0x100 }),
+            (Some(0x0ff1_0001), Some(0), 1, outside(0xfc)),
+            (Some(0x0041_0001), Some(0), 1, outside(0x04)),
+            (Some(0x8031_0001), Some(0), 1, unreadable(0x800)),
+            (Some(0x8001_0001), Some(u32::MAX), 1, unreadable(0x800)),
+            (Some(0x8001_0001), None, 1, unreadable(0x800)),
+            (Some(0x8001_0001), Some(0x0002_0000), 2, End::Complete),
+        ] {
+            let (found, how) = extended(&[(0x100, first), (0x800, second)]);
+            assert_eq!((found.len(), how), (count, end), "{first:x?} {second:x?}");
+        }
+        let (found, _) = extended(&[(0x100, Some(0xffff_1234)), (0xffc, Some(0x0002_abcd))]);
+        let expected = [
+            (CapId::Extended(0x1234), 15, 0x100),
+            (CapId::Extended(0xabcd), 2, 0xffc),
+        ];
+        assert_eq!(found, expected);
+    }
+}

@@ -152,7 +152,7 @@ fn line(out: &mut String, map: &MemoryMap) {
     }
 }
 
-/// The nearest of a terminal's 256 colours.
+/// One of a terminal's 256 colours, like that of a picture.
 fn colour(kind: Kind) -> u8 {
     match kind {
         Kind::Large => 25,
@@ -342,4 +342,55 @@ fn bytes(value: &Value) -> String {
 
 fn size(bytes: u64) -> String {
     Size(bytes).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use kho::hal::{PhysAddr, PhysRange};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_share_of_the_description_is_never_nothing() {
+        let mut map = MemoryMap::new();
+        let range = PhysRange::new(PhysAddr::new(0), 4096).unwrap();
+        map.add(range, Kind::Description);
+        for (preserved, share) in [
+            (4096_u64, "100.00 %"),
+            (8192, "50.00 %"),
+            (3 * 4096, "33.33 %"),
+            (4096 * 10_000, "0.01 %"),
+            (4096 * 10_001, "less than 0.01 %"),
+            (1_u64 << 40, "less than 0.01 %"),
+        ] {
+            let facts = json!({ "preserved_bytes": preserved });
+            let text = page(&facts, Some(&map), false);
+            let expected = format!("of it the map: {share} of what is preserved\n");
+            assert!(text.contains(&expected), "{preserved}: {text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_said_to_be_unknown() {
+        let text = page(&json!({ "luo": "not read", "scratch": [] }), None, false);
+        let expected = "handover    ?\n\
+                        description null bytes, map of memory at ?\n\
+                        scratch     not known, so nothing is said of what lies in it\n\
+                        LUO         not read\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn an_outcome_is_one_word() {
+        for (outcome, word) in [
+            ("accepts", "yes"),
+            ("boots without it", "-"),
+            ("not established", "?"),
+            ("refuses sessions", "refuses"),
+            ("panics", "panics"),
+        ] {
+            assert_eq!(mark(outcome).0, word);
+        }
+    }
 }

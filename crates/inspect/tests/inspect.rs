@@ -144,6 +144,70 @@ fn prints_a_page_for_people() {
     }
 }
 
+/// The whole page, as a file that a reader can check against `linux-7.3-x86_64.json`.
+#[test]
+fn prints_all_that_is_known() {
+    let output = inspect(&["--preflight"], &path("linux-7.3-x86_64.elf"));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text, include_str!("pages/linux-7.3-x86_64.txt"));
+}
+
+/// On a terminal, the letters of the map are blocks, and outcomes are painted. Nothing moves.
+#[test]
+fn colours_change_nothing_else() {
+    let file = path("linux-7.3-x86_64.elf");
+    let coloured = |args: &[&OsStr]| {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_kho-inspect"));
+        let output = program.env("CLICOLOR_FORCE", "1").args(args).output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    };
+    let page = coloured(&[file.as_os_str()]);
+    for (colour, name) in [
+        (33, "preserved, 2 MiB and more "),
+        (117, "preserved, smaller "),
+        (160, "description "),
+        (178, "scratch "),
+    ] {
+        let cell = format!("\x1b[38;5;{colour}m█\x1b[0m");
+        assert!(
+            page.contains(&format!("{cell} {name}")),
+            "{name} in\n{page}"
+        );
+    }
+    let (yes, no) = ("\x1b[32myes\x1b[0m", "\x1b[2m-\x1b[0m");
+    let row = format!(
+        "kho-v4                  {}",
+        format!("{no}          ").repeat(4)
+    );
+    assert!(
+        page.contains(&format!("{row}{yes}        {yes}\n")),
+        "{page}"
+    );
+
+    let plain = String::from_utf8(inspect(&[], &file).stdout).unwrap();
+    let stripped = console::strip_ansi_codes(&page).replace('░', "·");
+    let letters = |line: &str| line.replace(['L', 'M', 'p', 'd', 's', '█'], "*");
+    let (stripped, plain): (Vec<_>, Vec<_>) = (
+        stripped.lines().map(letters).collect(),
+        plain.lines().map(letters).collect(),
+    );
+    assert_eq!(stripped, plain);
+
+    let old = path("linux-7.3-arm64.elf");
+    let diff = coloured(&["--diff".as_ref(), old.as_ref(), file.as_ref()]);
+    for line in diff.lines() {
+        let colour = match console::strip_ansi_codes(line).chars().next() {
+            Some('+') => "\x1b[32m",
+            Some('-') => "\x1b[31m",
+            _ => "\x1b[33m",
+        };
+        assert!(
+            line.starts_with(colour) && line.ends_with("\x1b[0m"),
+            "{line:?}"
+        );
+    }
+}
+
 /// The same memory as one flat file, with entry, base and architecture given.
 #[test]
 fn reads_a_raw_ram_file() {
@@ -256,6 +320,13 @@ fn reads_debugfs_blobs() {
     std::fs::write(folder.join("out/fdt"), &fdt[..100]).unwrap();
     assert_eq!(accepted("7.3", &folder), Some(1), "not even that");
     std::fs::write(folder.join("out/fdt"), &fdt).unwrap();
+    // Of another version, who handed over is not known.
+    let metadata = folder.join("out/sub_fdts/kexec-metadata");
+    let mut bytes = std::fs::read(&metadata).unwrap();
+    bytes[0] += 1;
+    std::fs::write(&metadata, &bytes).unwrap();
+    let who = &json(&folder)["debugfs"]["out"]["kexec_metadata"];
+    assert_eq!(who, &Value::Null);
     // LUO of another version makes that Linux panic.
     std::fs::write(folder.join("out/sub_fdts/LUO"), b"luo-v9\0\0").unwrap();
     assert_eq!(accepted("7.3", &folder), Some(1));
@@ -705,6 +776,10 @@ fn shows_what_differs() {
     let output = diff(&["--json"], &file, &converted);
     let lines: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(lines.as_array().unwrap().len(), text.lines().count());
+    // Two machines: addresses are hexadecimal, digests short, counts by their names.
+    let output = diff(&[], &path("linux-7.3-arm64.elf"), &file);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text, include_str!("pages/arm64-x86_64.diff"));
     let nowhere = diff(&[], &file, Path::new("/nonexistent"));
     assert_eq!(nowhere.status.code(), Some(2));
     std::fs::remove_file(converted).unwrap();

@@ -176,10 +176,15 @@ mod tests {
         );
         let four = alloc.alloc(Order::new(2).unwrap()).unwrap();
         assert_eq!(four, PhysAddr::new(0x4000));
+        let last = PhysAddr::new(0x7ff8);
         assert_eq!(memory.word(four), Some(0));
+        assert_eq!(memory.word(last), Some(0));
         alloc.free(one, Order::ZERO);
         assert_ne!(memory.word(one), Some(0), "freed memory is poisoned");
         alloc.free(four, Order::new(2).unwrap());
+        assert_eq!(memory.word(last), Some(0xdbdb_dbdb_dbdb_dbdb));
+        let beyond = memory.word(PhysAddr::new(0x8000));
+        assert_eq!(beyond, Some(u64::MAX), "and nothing else");
         assert_eq!(
             alloc.alloc(Order::new(3).unwrap()).unwrap(),
             PhysAddr::new(0x8000)

@@ -17,10 +17,11 @@ impl SimFunction {
     pub fn virtual_function() -> Self {
         let mut function = Self::with_header(0xffff, 0xffff, 4096, 0, 0x0200_0001);
         function.virtual_function = true;
-        // Memory and I/O enable of a virtual function do not exist: the physical one decides.
-        function.registers.define(0x04, 2, 0, 0x0404, 0);
+        // Memory and I/O enable of a virtual function do not exist: the physical one decides. Nor
+        // do INTx interrupts.
+        function.registers.define(0x04, 2, 0, 0x0004, 0);
         function.registers.define(0x0c, 2, 0, 0, 0);
-        function.registers.define(0x3c, 1, 0, 0, 0);
+        function.registers.define(0x3c, 2, 0, 0, 0);
         function
     }
 
@@ -39,11 +40,7 @@ impl SimFunction {
         registers.define(0x30, 4, 0, u32::MAX, 0);
         registers.define(0x3e, 2, 0, 0x005f, 0);
         // Bus numbers survive nothing but are what firmware assigned: kept over a soft reset.
-        for byte in 0x18..0x1b {
-            if let Some(cell) = registers.cell_mut(byte) {
-                cell.sticky = 0xff;
-            }
-        }
+        registers.keep(0x18..0x1b);
         function.behaviours.push(Behaviour::HoldBelow {
             offset: 0x3e,
             mask: 0x40,
@@ -150,11 +147,8 @@ impl SimFunction {
     pub fn with_backdoor(mut self, offset: u16, target: u16) -> Self {
         let value = self.registers.value(target, 4);
         self.registers.define(offset, 4, value, u32::MAX, 0);
-        for byte in (offset..offset + 4).chain(target..target + 4) {
-            if let Some(cell) = self.registers.cell_mut(byte) {
-                cell.sticky = 0xff;
-            }
-        }
+        self.registers.keep(offset..offset + 4);
+        self.registers.keep(target..target + 4);
         self.behaviours.push(Behaviour::Backdoor { offset, target });
         self
     }

@@ -41,7 +41,7 @@ impl SimFunction {
         at
     }
 
-    /// Advanced Error Reporting.
+    /// Advanced Error Reporting, which keeps what it says over a function-level reset.
     pub fn with_aer(mut self) -> Self {
         let at = self.extended(0x0001, 1, 0x48);
         if at != 0 {
@@ -52,6 +52,7 @@ impl SimFunction {
             self.registers.define(at + 0x10, 4, 0, 0, 0xf1c1);
             self.registers.define(at + 0x14, 4, 0x2000, 0xf1c1, 0);
             self.registers.define(at + 0x18, 4, 0xa0, 0x140, 0);
+            self.registers.keep(at + 0x04..at + 0x1c);
             if self.is_bridge() {
                 self.registers.define(at + 0x2c, 4, 0, 7, 0);
                 self.registers.define(at + 0x30, 4, 0, 0, 0x7f);
@@ -212,11 +213,6 @@ impl SimFunction {
             self.registers.define(at + 0x20, 4, 1, 0x553, 0);
             self.registers.define(at + 0x24, 4, 0x0c, 0xffff_c000, 0);
             self.registers.define(at + 0x28, 4, 0, u32::MAX, 0);
-            for byte in 0x14..0x18 {
-                if let Some(cell) = self.registers.cell_mut(at + byte) {
-                    cell.sticky = 0xff;
-                }
-            }
             self.place_virtual_functions(at, &shape);
             let shape = Box::new(shape);
             self.behaviours.push(Behaviour::Sriov { at, shape });

@@ -52,6 +52,9 @@ pub(super) enum Behaviour {
     ResizableBar { control: u16, bar: u16, wide: bool },
 }
 
+/// How many reads a device needs for what it does by itself.
+const OPERATION_READS: u32 = 2;
+
 /// A change that the device makes by itself after some reads.
 #[derive(Clone, Copy, Debug)]
 struct Later {
@@ -74,8 +77,7 @@ pub struct SimFunction {
     pub(super) last_capability: Option<u16>,
     pub(super) last_extended: Option<u16>,
     pub(super) virtual_function: bool,
-    pub(super) reset_reads: u32,
-    pub(super) operation_reads: u32,
+    reset_reads: u32,
     later: Vec<Later>,
     not_ready: u32,
 }
@@ -92,7 +94,6 @@ impl SimFunction {
             last_extended: None,
             virtual_function: false,
             reset_reads: 0,
-            operation_reads: 2,
             later: Vec::new(),
             not_ready: 0,
         }
@@ -193,11 +194,12 @@ impl SimFunction {
         let before = self.registers.clone();
         self.registers.write(at, value);
         let written = |offset: u16, len: u16| at.offset() < offset + len && at.end() > offset;
-        // The bits of the 16-bit register at `offset` that this write sets to one.
+        // The bits of the 16-bit register at `offset` that this write has ones for; none elsewhere.
         let ones = |offset: u16| {
             let value = u64::from(value & at.width().mask()) << 32;
             let shift = 32 + 8 * (i32::from(offset) - i32::from(at.offset()));
-            (value >> shift.clamp(0, 63)) as u16
+            let ones = u32::try_from(shift).ok();
+            ones.and_then(|shift| value.checked_shr(shift)).unwrap_or(0) as u16
         };
         for behaviour in self.behaviours.clone() {
             match behaviour {
@@ -212,20 +214,18 @@ impl SimFunction {
                 {
                     self.later(0x0e, 0x4f00, 0x0100);
                 }
-                Behaviour::Pulse { offset, mask } if written(offset, 2) => {
+                Behaviour::Pulse { offset, mask } => {
                     let value = self.registers.value(offset, 2) & !u32::from(mask);
                     self.registers.put(offset, 2, value);
                 }
-                Behaviour::FunctionReset { offset, mask }
-                    if written(offset, 2) && ones(offset) & mask != 0 =>
-                {
+                Behaviour::FunctionReset { offset, mask } if ones(offset) & mask != 0 => {
                     self.reset(ResetKind::Function);
                     effects.push(Effect::VirtualFunctions);
                 }
                 Behaviour::Power {
                     offset,
                     no_soft_reset,
-                } if written(offset, 1) => {
+                } => {
                     let old = before.value(offset, 1) & 3;
                     let new = self.registers.value(offset, 1) & 3;
                     if old == 3 && new == 0 && !no_soft_reset {
@@ -243,13 +243,12 @@ impl SimFunction {
                     let value = self.registers.value(offset, 4);
                     self.registers.put(target, 4, value);
                 }
-                Behaviour::Containment { at } if written(at + 6, 2) => {
-                    let trigger = ones(at + 6) & 0x40 != 0;
-                    if trigger && self.registers.value(at + 6, 1) & 3 != 0 {
-                        let status = self.registers.value(at + 8, 2) | 1;
-                        self.registers.put(at + 8, 2, status);
-                        effects.push(Effect::ResetBelow);
-                    }
+                Behaviour::Containment { at }
+                    if ones(at + 6) & 0x40 != 0 && self.registers.value(at + 6, 1) & 3 != 0 =>
+                {
+                    let status = self.registers.value(at + 8, 2) | 1;
+                    self.registers.put(at + 8, 2, status);
+                    effects.push(Effect::ResetBelow);
                 }
                 Behaviour::Sriov { at, shape } if written(at, 0x40) => {
                     self.place_virtual_functions(at, &shape);
@@ -267,7 +266,7 @@ impl SimFunction {
     fn later(&mut self, offset: u16, clear: u16, set: u16) {
         self.later.retain(|later| later.offset != offset);
         self.later.push(Later {
-            reads: self.operation_reads.max(1),
+            reads: OPERATION_READS,
             offset,
             clear,
             set,

@@ -1,5 +1,7 @@
 //! Bytes of configuration space, with what a write does to each bit.
 
+use core::ops::Range;
+
 use std_alloc::vec;
 use std_alloc::vec::Vec;
 
@@ -50,6 +52,15 @@ impl Registers {
                     clears: byte(clears),
                     sticky: cell.sticky,
                 };
+            }
+        }
+    }
+
+    /// Lets these bytes survive a function-level reset.
+    pub(super) fn keep(&mut self, bytes: Range<u16>) {
+        for offset in bytes {
+            if let Some(cell) = self.cell_mut(offset) {
+                cell.sticky = 0xff;
             }
         }
     }
