@@ -152,9 +152,8 @@ fn a_write_before_the_addition_is_not_undone_by_a_restore() {
     assert_eq!(cache.read_u32(F0, 0x10), Ok(0xfe00_0000));
 }
 
-/// The same for virtual functions: the physical one, which the cache knows, makes them anew.
-#[test]
-fn virtual_functions_made_anew_before_their_addition() {
+/// A machine whose function [`F0`] has two virtual functions, and where its SR-IOV capability is.
+fn with_virtual_functions() -> (SimBus, u16) {
     let bus = SimBus::new();
     let shape = SriovShape {
         total: 4,
@@ -175,6 +174,13 @@ fn virtual_functions_made_anew_before_their_addition() {
     let sriov = 0x108;
     bus.write_u16(F0, sriov + 0x10, 2).unwrap();
     bus.write_u16(F0, sriov + 8, 9).unwrap();
+    (bus, sriov)
+}
+
+/// The same for virtual functions: the physical one, which the cache knows, makes them anew.
+#[test]
+fn virtual_functions_made_anew_before_their_addition() {
+    let (bus, sriov) = with_virtual_functions();
     let msix = (0x40..0x100)
         .step_by(4)
         .find(|at| bus.peek(VF, acc(*at, Width::U8)) == 0x11)
@@ -390,26 +396,7 @@ impl PciConfigAccess for GatedNotReady<'_> {
 /// Told that the physical function lost power, while it is away.
 #[test]
 fn virtual_functions_go_with_the_power_of_a_restored_physical_one() {
-    let bus = SimBus::new();
-    let shape = SriovShape {
-        total: 4,
-        offset: [0x80, 0x80],
-        stride: [1, 1],
-        device: 3,
-        template: SimFunction::virtual_function()
-            .with_express(0)
-            .with_msix(4, 0),
-    };
-    bus.add(
-        F0,
-        SimFunction::endpoint(0x1af4, 2)
-            .with_express(0)
-            .with_ari(0)
-            .with_sriov(shape),
-    );
-    let sriov = 0x108;
-    bus.write_u16(F0, sriov + 0x10, 2).unwrap();
-    bus.write_u16(F0, sriov + 8, 9).unwrap();
+    let (bus, _) = with_virtual_functions();
     let memory = memory();
     let saved = saved(&bus, &memory, &[F0], true);
     let pages = alloc(&memory, 0x90_0000);
@@ -509,26 +496,7 @@ fn a_write_that_another_one_made_wide() {
 /// A physical function whose VF Enable is cleared while it is added anew.
 #[test]
 fn vf_enable_is_cleared_while_the_physical_function_is_added_anew() {
-    let bus = SimBus::new();
-    let shape = SriovShape {
-        total: 4,
-        offset: [0x80, 0x80],
-        stride: [1, 1],
-        device: 3,
-        template: SimFunction::virtual_function()
-            .with_express(0)
-            .with_msix(4, 0),
-    };
-    bus.add(
-        F0,
-        SimFunction::endpoint(0x1af4, 2)
-            .with_express(0)
-            .with_ari(0)
-            .with_sriov(shape),
-    );
-    let sriov = 0x108;
-    bus.write_u16(F0, sriov + 0x10, 2).unwrap();
-    bus.write_u16(F0, sriov + 8, 9).unwrap();
+    let (bus, sriov) = with_virtual_functions();
     let gates = Gates::new(&bus);
     let cache = Cached::new(&gates);
     cache.add(F0).unwrap();
