@@ -6,6 +6,7 @@
 
 mod bench_report;
 mod interop;
+mod mutants;
 
 use std::process::ExitCode;
 
@@ -21,7 +22,14 @@ interop        real Linux before us and after us, in QEMU
   --arch x86_64|aarch64   only this architecture
   --scenario NAME         only this scenario; may be given more than once
   --list                  the scenarios, and nothing else
-  --capture FOLDER        keep the handovers that the host reads, as core files";
+  --capture FOLDER        keep the handovers that the host reads, as core files
+
+mutants        how many mutants the tests catch; needs cargo-mutants, to list them
+  -p, --package NAME      only of this package; may be given more than once
+  --only FILE             only those that lines of this file end with
+  --jobs N                tests at a time: 2 if it is not given
+  --longest SECONDS       no test that takes longer: 600 if it is not given
+  --budget SECONDS        no more tests of one mutant than take so long together";
 
 fn main() -> ExitCode {
     let mut args = lexopt::Parser::from_env();
@@ -36,6 +44,10 @@ fn main() -> ExitCode {
         },
         Some("interop") => match interop::Options::parse(args) {
             Ok(options) => report(interop::run(&options)),
+            Err(error) => usage(&error.to_string()),
+        },
+        Some("mutants") => match mutants::Options::parse(args) {
+            Ok(options) => report(mutants::run(&options)),
             Err(error) => usage(&error.to_string()),
         },
         _ => usage("no such chore"),
