@@ -1,7 +1,7 @@
 //! A handover with everything in it, and where each part lies, so that it can be damaged.
 #![allow(dead_code, reason = "each test uses a part")]
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use kho_abi::chunk::V1Bitmaps;
 use kho_abi::fdt::Generation;
@@ -453,11 +453,13 @@ pub fn ask_everything<M: FrozenMem>(incoming: &Incoming<'_, M>) {
 
 /// All RAM and scratch as it is now, and who reads what.
 ///
-/// Registers can be read here, as on a machine, and whoever does fails the test. So does who reads
-/// without end.
+/// Registers can be read here, as on a machine, and whoever does fails the test. So does who was told
+/// what is RAM and reads a byte that is none, or who reads without end.
 pub struct Lent<'a> {
     bytes: Vec<(PhysRange, Vec<u64>)>,
     reads: AtomicU64,
+    /// Whether the reader was told what is RAM.
+    told: AtomicBool,
     ram: [PhysRange; 1],
     page: PageSize,
     sim: std::marker::PhantomData<&'a Sim>,
@@ -476,7 +478,9 @@ impl<'a> Lent<'a> {
         Self {
             bytes: sim.memory.ranges().map(copy).collect(),
             reads: AtomicU64::new(0),
-            ram: [pages(sim.page, 0, RAM_END)],
+            told: AtomicBool::new(false),
+            // On many machines there are registers, or nothing, at address 0.
+            ram: [pages(sim.page, 1, RAM_END - 1)],
             page: sim.page,
             sim: std::marker::PhantomData,
         }
@@ -496,6 +500,7 @@ impl<'a> Lent<'a> {
                 _ => None,
             },
         };
+        self.told.store(true, Ordering::Relaxed);
         let checked = Incoming::check(self, boot, machine, &mut [0; 64]);
         // What people are told is what the check refuses, and it does not read on without end.
         let problems = self.diagnose(boot, machine);
@@ -549,6 +554,11 @@ impl FrozenMem for Lent<'_> {
         let wanted = PhysRange::new(at, len as u64).ok_or(absent)?;
         let mmio = pages(self.page, MMIO.0, MMIO.1);
         assert!(!mmio.overlaps(wanted), "a register at {at} was read");
+        let told = self.told.load(Ordering::Relaxed);
+        assert!(
+            !told || self.ram.iter().any(|ram| ram.contains_range(wanted)),
+            "{len} bytes at {at} were read, and are no RAM"
+        );
         let inside = |(range, _): &&(PhysRange, Vec<u64>)| range.contains_range(wanted);
         let (range, words) = self.bytes.iter().find(inside).ok_or(absent)?;
         let from = (at.as_u64() - range.start().as_u64()) as usize;
