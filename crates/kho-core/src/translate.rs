@@ -13,7 +13,7 @@ use dtoolkit::Node;
 use kho_abi::fdt::Generation;
 use kho_hal::{FrozenMem, Order, PageAlloc, PhysAddr, PhysMem, PhysRange};
 
-use crate::incoming::{Fault, Folio, Incoming, fdt};
+use crate::incoming::{Fault, Folio, Incoming, Ram, fdt};
 use crate::outgoing::generation::{Content, Writer};
 use crate::{BootData, OutgoingError};
 
@@ -108,7 +108,12 @@ pub fn translate<M: FrozenMem, D: PhysMem, A: PageAlloc>(
         let content = if to.has_radix_tree() {
             Content::Blob(blob.range)
         } else {
-            let tree = fdt::tree(incoming.mem(), blob.range.start(), blob.range.size());
+            let tree = fdt::tree(
+                incoming.mem(),
+                &Ram::Unknown,
+                blob.range.start(),
+                blob.range.size(),
+            );
             let tree = tree.map_err(|_| lossy(Loss::NotATree))?;
             if !to.is_nested() {
                 if tree.data().len() as u64 != blob.range.size() {

@@ -7,12 +7,20 @@ use kho_hal::{FrozenMem, PhysAddr};
 use zerocopy::big_endian::U32;
 
 use crate::incoming::error::FdtError;
+use crate::incoming::places::Ram;
 use crate::incoming::{Fault, read};
 use crate::tokens::MAGIC;
 
 /// The checked tree at `addr`, which has at most `max` bytes.
-pub(crate) fn tree<M: FrozenMem>(mem: &M, addr: PhysAddr, max: u64) -> Result<Fdt<'_>, Fault> {
-    let (_, len) = magic_and_size(mem, addr)?;
+pub(crate) fn tree<'a, M: FrozenMem>(
+    mem: &'a M,
+    ram: &Ram<'_>,
+    addr: PhysAddr,
+    max: u64,
+) -> Result<Fdt<'a>, Fault> {
+    // What is not RAM may be registers: it is not read at all.
+    ram.range(addr, MIN_SIZE)?;
+    let (_, len) = magic_and_size(mem, addr, max)?;
     if u64::from(len) > max {
         return Err(Fault::Count {
             at: addr,
@@ -20,21 +28,38 @@ pub(crate) fn tree<M: FrozenMem>(mem: &M, addr: PhysAddr, max: u64) -> Result<Fd
             max,
         });
     }
+    ram.range(addr, len.into())?;
     parse(mem.bytes(addr, len as usize)?, addr)
 }
 
 /// Bytes that are looked at before a tree's size is known.
-pub(crate) const MIN_SIZE: u64 = 8;
+const MIN_SIZE: u64 = 8;
 
-/// The first two words of the header of the tree at `addr`. The size is at least theirs.
-pub(crate) fn magic_and_size<M: FrozenMem>(mem: &M, addr: PhysAddr) -> Result<(u32, u32), Fault> {
+/// The first two words of the header of the tree at `addr`, which has at most `max` bytes. The size is
+/// at least theirs.
+pub(crate) fn magic_and_size<M: FrozenMem>(
+    mem: &M,
+    addr: PhysAddr,
+    max: u64,
+) -> Result<(u32, u32), Fault> {
+    if max < MIN_SIZE {
+        return Err(Fault::Count {
+            at: addr,
+            found: MIN_SIZE,
+            max,
+        });
+    }
     let [magic, size]: &[U32; 2] = read::object(mem, addr)?;
     Ok((magic.get(), size.get().max(8)))
 }
 
-/// The size of a blob that has none recorded, and so must be a tree.
+/// The size of a blob that has none recorded, and so must be a tree, which starts at a multiple of 8:
+/// what is read is on one page.
 pub(crate) fn blob_size<M: FrozenMem>(mem: &M, addr: PhysAddr) -> Result<u64, Fault> {
-    match magic_and_size(mem, addr)? {
+    if !addr.is_aligned_to(MIN_SIZE) {
+        return Err(Fault::Misaligned { addr });
+    }
+    match magic_and_size(mem, addr, u64::MAX)? {
         (MAGIC, size) => Ok(size.into()),
         _ => Err(Fault::NoSize { at: addr }),
     }

@@ -52,7 +52,7 @@ pub(crate) fn tree<M: FrozenMem>(
         at: addr,
         cause: FdtError::loose(offset, what),
     };
-    let (magic, size) = fdt::magic_and_size(mem, addr)?;
+    let (magic, size) = fdt::magic_and_size(mem, addr, max)?;
     if magic != MAGIC {
         return Err(malformed(0, "invalid magic number"));
     }

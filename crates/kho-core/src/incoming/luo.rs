@@ -34,18 +34,21 @@ impl<'a, M: FrozenMem> Luo<'a, M> {
         claims: &mut Claims<'_, 'a, M>,
     ) -> Result<Option<Self>, IncomingError> {
         let fault = |fault| Part::Luo.is(fault);
+        let at_least = |size: usize| match size as u64 {
+            expected if blob.size() < expected => Err(fault(Fault::Mismatch {
+                at: blob.start(),
+                found: blob.size(),
+                expected,
+            })),
+            _ => Ok(()),
+        };
         // The version comes first in every version, and says how long the rest is.
+        at_least(size_of::<Name<8>>())?;
         let compatible: Result<&Name<8>, _> = read::object(mem, blob.start());
         if compatible.map_err(|e| fault(e.into()))?.to_str() != Some(COMPATIBLE) {
             return Ok(None);
         }
-        if blob.size() < size_of::<LuoSer>() as u64 {
-            return Err(fault(Fault::Mismatch {
-                at: blob.start(),
-                found: blob.size(),
-                expected: size_of::<LuoSer>() as u64,
-            }));
-        }
+        at_least(size_of::<LuoSer>())?;
         let ser: &LuoSer = read::object(mem, blob.start()).map_err(|e| fault(e.into()))?;
         let mut luo = Self {
             map: claims.map,

@@ -82,11 +82,8 @@ impl<'a> RootFdt<'a> {
         if at == PhysAddr::new(0) {
             return Err(Fault::NoHandover);
         }
-        // What is not RAM may be registers: it is not read at all.
-        ram.range(at, fdt::MIN_SIZE)?;
-        let fdt = fdt::tree(mem, at, boot.fdt_size)?;
+        let fdt = fdt::tree(mem, ram, at, boot.fdt_size)?;
         let root = Self::from_fdt(fdt, at)?;
-        ram.range(at, root.total_size() as u64)?;
         // Where users keep all they have inside, it may be long.
         if !root.format.is_nested() && root.total_size() > page.as_usize() {
             return Err(Fault::Count {

@@ -460,7 +460,7 @@ pub struct Lent<'a> {
     reads: AtomicU64,
     /// Whether the reader was told what is RAM.
     told: AtomicBool,
-    ram: [PhysRange; 1],
+    ram: Vec<PhysRange>,
     page: PageSize,
     sim: std::marker::PhantomData<&'a Sim>,
 }
@@ -480,7 +480,7 @@ impl<'a> Lent<'a> {
             reads: AtomicU64::new(0),
             told: AtomicBool::new(false),
             // On many machines there are registers, or nothing, at address 0.
-            ram: [pages(sim.page, 1, RAM_END - 1)],
+            ram: vec![pages(sim.page, 1, RAM_END - 1)],
             page: sim.page,
             sim: std::marker::PhantomData,
         }
@@ -515,6 +515,15 @@ impl<'a> Lent<'a> {
             }
         }
         checked
+    }
+
+    /// The same where RAM ends below this page, and goes on behind it.
+    pub fn without(mut self, hole: u64) -> Self {
+        self.ram = vec![
+            pages(self.page, 1, hole - 1),
+            pages(self.page, hole + 1, RAM_END - hole - 1),
+        ];
+        self
     }
 
     /// Every problem, or that the workspace is too small to tell.
