@@ -53,8 +53,9 @@
 //! # Versions
 //! A layout changes only together with its version string: the `compatible` of the root
 //! ([`fdt::Generation`]) covers the tree, blocks and vmalloc lists; [`luo::COMPATIBLE`],
-//! [`memfd::COMPATIBLE`], [`pci::v1::NAME`], [`pci::v2::VERSION`], [`metadata::VERSION`] and
-//! [`memblock::COMPATIBLE`] cover their own.
+//! [`memfd::COMPATIBLE`], [`pci::v1::NAME`], [`pci::v2::VERSION`], [`pci::functions::NAME`],
+//! [`pcsc::VERSION`], [`metadata::VERSION`] and [`memblock::COMPATIBLE`] cover their own.
+//! `tests/golden.rs` fails where one changes without the other.
 #![no_std]
 #![forbid(unsafe_code)]
 

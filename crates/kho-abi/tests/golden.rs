@@ -11,17 +11,19 @@
 )]
 
 use kho_abi::Name;
-use kho_abi::block::{BlockHeader, capacity, fits_a_block};
-use kho_abi::boot::{KhoData, KhoScratch, SETUP_KEXEC_KHO, SetupData};
+use kho_abi::block::{BlockHeader, MAX_BLOCKS, capacity, fits_a_block};
+use kho_abi::boot::{self, KhoData, KhoScratch, SETUP_KEXEC_KHO, SetupData};
 use kho_abi::chunk::{self, ChunkEntry, ChunkHeader, SketchChunkHeader, V1Bitmaps};
 use kho_abi::fdt::{self, Generation};
 use kho_abi::luo::{self, LuoFileSer, LuoFlbHeaderSer, LuoFlbSer, LuoSer, LuoSessionSer};
 use kho_abi::memfd::{self, MemfdFolioSer, MemfdSer};
 use kho_abi::metadata::{self, KexecMetadata};
+use kho_abi::pci::functions::{self, FunctionSer, FunctionsSer};
+use kho_abi::pcsc::{self, PcscData, PcscDataConventional};
 use kho_abi::radix::{self, Key};
 use kho_abi::vmalloc::{self, KhoVmalloc};
-use kho_abi::{memblock, pci, pcsc};
-use kho_hal::{Order, PageSize, Pfn};
+use kho_abi::{memblock, pci};
+use kho_hal::{Order, PageSize, Pfn, Sbdf};
 use zerocopy::IntoBytes;
 
 const CHANGED: &str =
@@ -77,6 +79,15 @@ fn boot_data() {
         area.as_bytes(),
         "scratch: 0500000000000000 0600000000000000",
     );
+    assert_eq!(
+        (
+            boot::BOOT_PARAMS_SETUP_DATA,
+            boot::CHOSEN_KHO_FDT,
+            boot::CHOSEN_KHO_SCRATCH
+        ),
+        (0x250, "linux,kho-fdt", "linux,kho-scratch"),
+        "{CHANGED}"
+    );
 }
 
 /// Names and strings of the description, and which generation has which.
@@ -92,7 +103,8 @@ fn description() {
             "kho-v2",
             "kho-v3",
             "kho-v4"
-        ]
+        ],
+        "{CHANGED}"
     );
     assert_eq!(
         Generation::ALL.map(Generation::name),
@@ -108,13 +120,18 @@ fn description() {
     );
     assert_eq!(
         Generation::ALL.map(Generation::has_radix_tree),
-        [false, false, false, false, true, true, true]
+        [false, false, false, false, true, true, true],
+        "{CHANGED}"
     );
     assert_eq!(
         Generation::ALL.map(Generation::is_nested),
-        [true, true, false, false, false, false, false]
+        [true, true, false, false, false, false, false],
+        "{CHANGED}"
     );
     let names = [
+        fdt::COMPATIBLE,
+        fdt::PHYS_ADDR_SIZE,
+        fdt::VOID_P_SIZE,
         fdt::PRESERVED_MEMORY_MAP,
         fdt::PRESERVED_DATA,
         fdt::BLOB_SIZE,
@@ -133,13 +150,16 @@ fn description() {
         pcsc::VERSION,
         pcsc::RULES,
         pcsc::DATA,
+        pcsc::NODE_PREFIX,
     ];
     assert_eq!(
         names.join(" "),
-        "preserved-memory-map preserved-data blob-size fdt preserved-folio-map preserved-memory \
+        "compatible phys-addr-size void-p-size preserved-memory-map preserved-data blob-size fdt preserved-folio-map preserved-memory \
          metadata memblock memblock-v1 reserve-mem-v1 start size LUO kexec-metadata pcsc pcsc-v1 \
-         pv da"
+         pv da dev_",
+        "{CHANGED}"
     );
+    assert_eq!(fdt::MAX_NODE_NAME, 31, "{CHANGED}");
 }
 
 /// The same folios at each page size: the way through the tree to each, and its bit in the leaf.
@@ -227,6 +247,9 @@ fn lists_and_blocks() {
         list.as_bytes(),
         "kho-v4: 0100000000000000 0200000002000300",
     );
+    let flags = [vmalloc::FLAG_VM_ALLOC, vmalloc::FLAG_VM_ALLOW_HUGE];
+    let header = (vmalloc::CHUNK_HEADER, flags);
+    assert_eq!(header, (8, [1, 2]), "{CHANGED}");
     let header = BlockHeader {
         next: 1.into(),
         count: 2.into(),
@@ -241,6 +264,7 @@ fn lists_and_blocks() {
         [false, true, true, false],
         "{CHANGED}"
     );
+    assert_eq!(MAX_BLOCKS, 10_000, "{CHANGED}");
     let counts = PageSize::ALL.map(|page| {
         let blocks = [80, 64, 8].map(|size| capacity(size, page));
         (vmalloc::chunk_capacity(page), blocks, luo::max_flbs(page))
@@ -332,6 +356,11 @@ fn memory_file() {
         folio.as_bytes(),
         "memfd-v2: 4523010000002000 0100000000000000",
     );
+    assert_eq!(
+        (memfd::FOLIO_DIRTY, memfd::FOLIO_UPTODATE, memfd::ALL_SEALS),
+        (1, 2, 0x3f),
+        "{CHANGED}"
+    );
 }
 
 #[test]
@@ -351,8 +380,26 @@ fn kexec_metadata() {
     );
 }
 
+/// 0001:3a:1f.7 in both forms; in the second with three users.
 #[test]
-fn pci_functions_and_saved_spaces() {
+fn pci_functions() {
+    let function = Sbdf::new(1, 0x3a, 0x1f, 7).unwrap();
+    let (domain, bdf) = (function.segment().into(), function.bdf().into());
+    let header = pci::v1::PciSer {
+        max_nr_devices: 1.into(),
+        nr_devices: 2.into(),
+    };
+    golden(
+        pci::v1::NAME,
+        header.as_bytes(),
+        "pci-v1: 0100000000000000 0200000000000000",
+    );
+    let entry = pci::v1::PciDevSer {
+        domain,
+        bdf,
+        reserved: 0.into(),
+    };
+    golden(pci::v1::NAME, entry.as_bytes(), "pci-v1: 01000000ff3a0000");
     let header = pci::v2::PciSer {
         version: pci::v2::VERSION.into(),
         nr_devices: 1.into(),
@@ -363,22 +410,66 @@ fn pci_functions_and_saved_spaces() {
         header.as_bytes(),
         "pci: 0200000001000000 0200000000000000",
     );
-    let header = pci::v1::PciSer {
-        max_nr_devices: 1.into(),
-        nr_devices: 2.into(),
+    let entry = pci::v2::PciDevSer {
+        domain,
+        bdf,
+        refcount: 3.into(),
+    };
+    golden(pci::v2::NAME, entry.as_bytes(), "pci: 01000000ff3a0300");
+    assert_eq!(pci::PREFIX, "pci", "{CHANGED}");
+}
+
+#[test]
+fn facts_of_pci_functions() {
+    let header = FunctionsSer {
+        count: 1.into(),
+        entries: 2.into(),
     };
     golden(
-        pci::v1::NAME,
+        functions::NAME,
         header.as_bytes(),
-        "pci-v1: 0100000000000000 0200000000000000",
+        "kho-functions-v1: 0100000000000000 0200000000000000",
     );
-    let sizes = [
-        size_of::<pcsc::PcscData>(),
-        size_of::<pcsc::PcscDataConventional>(),
-    ];
+    let entry = FunctionSer {
+        domain: 1.into(),
+        bdf: 2.into(),
+        kind: 3,
+        flags: functions::SIZES_KNOWN,
+        identity: 4.into(),
+        class: 5.into(),
+        bars: [6, 7, 8, 9, 10, 11],
+        rom: 12,
+        vf_bars: [13, 14, 15, 16, 17, 18],
+        reserved: [19, 20, 21],
+    };
+    golden(
+        functions::NAME,
+        entry.as_bytes(),
+        "kho-functions-v1: 0100000002000301 0400000005000000 060708090a0b0c0d 0e0f101112131415",
+    );
+}
+
+/// Where values and both bitmaps begin and end, by what is in them.
+#[test]
+fn saved_spaces() {
+    let (kinds, version) = ([1, 2, 3], pcsc::VERSION);
+    let large = PcscData {
+        cfg_space: [1; 4096],
+        cachable_bitmask: [2; 512],
+        cached_bitmask: [3; 512],
+    };
+    let small = PcscDataConventional {
+        cfg_space: [1; 256],
+        cachable_bitmask: [2; 32],
+        cached_bitmask: [3; 32],
+    };
+    let ends = [large.as_bytes(), small.as_bytes()].map(|bytes| {
+        let end = |kind| bytes.iter().rposition(|&byte| byte == kind).unwrap() + 1;
+        (bytes.is_sorted(), kinds.map(end))
+    });
     assert_eq!(
-        (pcsc::VERSION, sizes),
-        ("pcsc-v1", [5120, 320]),
+        format!("{version}, rules {}: {ends:?}", pcsc::RULES_VERSION),
+        "pcsc-v1, rules 1: [(true, [4096, 4608, 5120]), (true, [256, 288, 320])]",
         "{CHANGED}"
     );
 }
