@@ -12,7 +12,7 @@ use kho_hal::{FrozenMem, PhysAddr, Sbdf};
 use zerocopy::FromBytes;
 
 use crate::bars::Bars;
-use crate::record::{RecordError, memory};
+use crate::record::{RecordError, check_owner, memory, object, pages};
 use crate::table::Kind;
 
 /// What is known of a function.
@@ -101,13 +101,13 @@ impl<'a, M: FrozenMem> Functions<'a, M> {
         let entries = incoming
             .blocks::<FunctionSer>(PhysAddr::new(header.entries.get()), workspace)
             .map_err(|error| memory(at, &error))?;
-        // The chain is in order and preserved; the header's own folio is not known to that check.
-        let page = incoming.page_size();
-        let own = incoming.folio_containing(at).map(|folio| folio.range(page));
-        let within = |block: &PhysAddr| own.is_some_and(|own| own.contains(*block));
-        if let Some(at) = entries.blocks().map(|(block, _)| block).find(within) {
-            return Err(RecordError::Overlap { at });
-        }
+        // Neither may any of it be the record's.
+        let record = object(incoming, workspace)?;
+        check_owner(incoming, at, workspace, || {
+            let theirs = record.iter();
+            let theirs = theirs.flat_map(|(at, blocks)| pages(*at, blocks.as_ref()));
+            theirs.chain(pages(at, Some(&entries)))
+        })?;
         let (found, expected) = (entries.iter().count() as u64, header.count.get());
         if found != expected {
             return Err(RecordError::Mismatch {

@@ -24,9 +24,9 @@ use core::fmt;
 
 use kho_abi::Name;
 use kho_abi::pci::{PREFIX, from_key, key, v1, v2};
-use kho_core::incoming::{Component, Incoming, IncomingError};
+use kho_core::incoming::{Blocks, Component, Fault, Incoming, IncomingError};
 use kho_hal::{FrozenMem, PhysAddr, Sbdf};
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 /// Which serialized form a record has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,9 +114,9 @@ pub enum RecordError {
         /// The largest count possible.
         max: u64,
     },
-    /// The header's folio holds a block of entries, too.
+    /// A folio is named twice: as a header, as a block of entries, or by both objects.
     Overlap {
-        /// The block.
+        /// The folio.
         at: PhysAddr,
     },
     /// The workspace is too small for the index, or for the check of the handover.
@@ -172,7 +172,7 @@ impl fmt::Display for RecordError {
                 f,
                 "{function} counts {found} users, at most {max} are possible"
             ),
-            Self::Overlap { at } => write!(f, "the block at {at} lies in the record's header"),
+            Self::Overlap { at } => write!(f, "the PCI record names the folio at {at} twice"),
             Self::Workspace { words } => write!(f, "the record needs a workspace of {words} words"),
         }
     }
@@ -206,28 +206,7 @@ impl<'r> Record<'r> {
         incoming: &Incoming<'a, M>,
         workspace: &'r mut [u64],
     ) -> Result<Option<Self>, RecordError> {
-        let luo = match incoming.luo() {
-            Component::Absent => return Ok(None),
-            Component::NotUnderstood => return Err(RecordError::LuoNotUnderstood),
-            Component::Known(luo) => luo,
-        };
-        let mut found = None;
-        for flb in luo.flbs() {
-            let name = flb.name.to_bytes().unwrap_or_default();
-            if !name.starts_with(PREFIX.as_bytes()) {
-                continue;
-            }
-            let form = match flb.name.to_str() {
-                Some(v1::NAME) => Form::V1,
-                Some(v2::NAME) => Form::V2,
-                _ => return Err(RecordError::UnknownObject { name: flb.name }),
-            };
-            let data = PhysAddr::new(flb.data.get());
-            if found.replace((form, data)).is_some() {
-                return Err(RecordError::TwoForms);
-            }
-        }
-        let entries = match found {
+        let entries = match find(incoming)? {
             None => return Ok(None),
             Some((Form::V1, at)) => Entries::Array(read_v1(incoming, at, workspace)?),
             Some((Form::V2, at)) => Entries::Index(read_v2(incoming, at, workspace)?),
@@ -289,13 +268,80 @@ impl<'r> Record<'r> {
     }
 }
 
+/// Which object is the record, and what its number is.
+fn find<M: FrozenMem>(incoming: &Incoming<'_, M>) -> Result<Option<(Form, PhysAddr)>, RecordError> {
+    let luo = match incoming.luo() {
+        Component::Absent => return Ok(None),
+        Component::NotUnderstood => return Err(RecordError::LuoNotUnderstood),
+        Component::Known(luo) => luo,
+    };
+    let mut found = None;
+    for flb in luo.flbs() {
+        let name = flb.name.to_bytes().unwrap_or_default();
+        if !name.starts_with(PREFIX.as_bytes()) {
+            continue;
+        }
+        let form = match flb.name.to_str() {
+            Some(v1::NAME) => Form::V1,
+            Some(v2::NAME) => Form::V2,
+            _ => return Err(RecordError::UnknownObject { name: flb.name }),
+        };
+        let data = PhysAddr::new(flb.data.get());
+        if found.replace((form, data)).is_some() {
+            return Err(RecordError::TwoForms);
+        }
+    }
+    Ok(found)
+}
+
+/// Header and blocks of an object, as the start of each page.
+pub(crate) fn pages<'a, M: FrozenMem, T>(
+    header: PhysAddr,
+    blocks: Option<&Blocks<'a, T, M>>,
+) -> impl Iterator<Item = PhysAddr> + use<'a, M, T>
+where
+    T: FromBytes + Immutable + KnownLayout,
+{
+    let blocks = blocks.copied();
+    let blocks = blocks.into_iter().flat_map(|blocks| blocks.blocks());
+    [header].into_iter().chain(blocks.map(|(block, _)| block))
+}
+
+/// Where the record's header is, and its blocks if it has some.
+pub(crate) fn object<'a, M: FrozenMem>(
+    incoming: &Incoming<'a, M>,
+    workspace: &mut [u64],
+) -> Result<Option<(PhysAddr, Option<BlocksV2<'a, M>>)>, RecordError> {
+    Ok(match find(incoming)? {
+        None => None,
+        Some((Form::V1, at)) => Some((at, None)),
+        Some((Form::V2, at)) => Some((at, Some(blocks_v2(incoming, at, workspace)?.1))),
+    })
+}
+
+type BlocksV2<'a, M> = Blocks<'a, v2::PciDevSer, M>;
+
+/// Makes sure that no page is named twice, and that none has another owner; `at` is for errors.
+pub(crate) fn check_owner<M: FrozenMem, I: Iterator<Item = PhysAddr>>(
+    incoming: &Incoming<'_, M>,
+    at: PhysAddr,
+    workspace: &mut [u64],
+    pages: impl Fn() -> I,
+) -> Result<(), RecordError> {
+    let size = incoming.page_size().bytes();
+    let pieces = || pages().map(|page| (page, size));
+    let checked = incoming.one_owner(workspace, pieces);
+    checked.map_err(|error| match error.fault {
+        Fault::Overlap { addr } => RecordError::Overlap { at: addr },
+        _ => memory(at, &error),
+    })
+}
+
 /// What a handover's check found, as an error of the record at `at`.
 pub(crate) fn memory(at: PhysAddr, error: &IncomingError) -> RecordError {
     match error.fault {
-        kho_core::incoming::Fault::Workspace { words } => RecordError::Workspace { words },
-        kho_core::incoming::Fault::Count { at, found, max } => {
-            RecordError::Count { at, found, max }
-        }
+        Fault::Workspace { words } => RecordError::Workspace { words },
+        Fault::Count { at, found, max } => RecordError::Count { at, found, max },
         _ => RecordError::Memory { at },
     }
 }
@@ -347,11 +393,12 @@ fn read_v1<'a, M: FrozenMem>(
     Ok(entries)
 }
 
-fn read_v2<'r, M: FrozenMem>(
-    incoming: &Incoming<'_, M>,
+/// The header of the second form, and its blocks.
+fn blocks_v2<'a, M: FrozenMem>(
+    incoming: &Incoming<'a, M>,
     at: PhysAddr,
-    workspace: &'r mut [u64],
-) -> Result<&'r [u64], RecordError> {
+    workspace: &mut [u64],
+) -> Result<(&'a v2::PciSer, BlocksV2<'a, M>), RecordError> {
     let bytes = incoming
         .bytes(at, size_of::<v2::PciSer>() as u64, workspace)
         .map_err(|error| memory(at, &error))?;
@@ -363,18 +410,18 @@ fn read_v2<'r, M: FrozenMem>(
     let blocks = incoming
         .blocks::<v2::PciDevSer>(PhysAddr::new(header.devices.get()), workspace)
         .map_err(|error| memory(at, &error))?;
-    // The chain is in order and preserved; the header's own folio is not known to that check.
-    let own = incoming
-        .folio_containing(at)
-        .map(|folio| folio.range(incoming.page_size()));
-    let mut used = 0;
-    for (block, entries) in blocks.blocks() {
-        if own.is_some_and(|own| own.contains(block)) {
-            return Err(RecordError::Overlap { at: block });
-        }
-        let in_use = entries.iter().filter(|entry| entry.refcount.get() != 0);
-        used += in_use.count() as u64;
-    }
+    Ok((header, blocks))
+}
+
+fn read_v2<'r, M: FrozenMem>(
+    incoming: &Incoming<'_, M>,
+    at: PhysAddr,
+    workspace: &'r mut [u64],
+) -> Result<&'r [u64], RecordError> {
+    let (header, blocks) = blocks_v2(incoming, at, workspace)?;
+    check_owner(incoming, at, workspace, || pages(at, Some(&blocks)))?;
+    let in_use = blocks.iter().filter(|entry| entry.refcount.get() != 0);
+    let used = in_use.count() as u64;
     let expected = u64::from(header.nr_devices.get());
     if used != expected {
         return Err(RecordError::Mismatch {

@@ -111,7 +111,7 @@ fn an_error_of_the_record_says_where_it_is() {
         ),
         (
             RecordError::Overlap { at },
-            "the block at 0x12345000 lies in the record's header",
+            "the PCI record names the folio at 0x12345000 twice",
         ),
     ] {
         assert_eq!(error.to_string(), text);

@@ -248,10 +248,9 @@ fn t22_hostile_records_of_the_second_form() {
     });
     assert!(error.is_err());
     // A block in the header's own folio, whose entry is sound.
-    let mut block = 0;
+    let mut folio = 0;
     let error = read(|tracker| {
-        let at;
-        (at, block) = header_and_block(tracker, one[0].as_bytes());
+        let (at, block) = header_and_block(tracker, one[0].as_bytes());
         let head = v2::PciSer {
             version: 2.into(),
             nr_devices: 1.into(),
@@ -259,9 +258,10 @@ fn t22_hostile_records_of_the_second_form() {
         };
         let place = PhysAddr::new(at);
         tracker.mem().write(place, head.as_bytes()).unwrap();
+        folio = at;
         vec![(v2::NAME, at)]
     });
-    let at = PhysAddr::new(block);
+    let at = PhysAddr::new(folio);
     assert_eq!(error.unwrap_err(), RecordError::Overlap { at });
     // A chain that leads back into itself.
     let error = read(|tracker| {
@@ -414,19 +414,19 @@ fn t22_what_is_known_of_functions_comes_back_or_is_refused() {
         assert_eq!(with(change), RecordError::Reserved { function: one });
     }
     // A block in the header's own folio, whose entry is sound.
-    let mut block = 0;
+    let mut folio = 0;
     let error = read_functions(|tracker| {
-        let at;
-        (at, block) = header_and_block(tracker, sers[0].as_bytes());
+        let (at, block) = header_and_block(tracker, sers[0].as_bytes());
         let header = FunctionsSer {
             count: 1.into(),
             entries: block.into(),
         };
         let place = PhysAddr::new(at);
         tracker.mem().write(place, header.as_bytes()).unwrap();
+        folio = at;
         vec![(functions::NAME, at)]
     });
-    let overlap = PhysAddr::new(block);
+    let overlap = PhysAddr::new(folio);
     assert_eq!(error, Err(RecordError::Overlap { at: overlap }));
     // Memory that is not preserved.
     let error = read_functions(|_| vec![(functions::NAME, 0x50_0000)]);
@@ -447,6 +447,54 @@ fn t22_what_is_known_of_functions_comes_back_or_is_refused() {
     .unwrap()
     .unwrap();
     assert_eq!((form, found.len()), (Form::V2, 1));
+}
+
+/// Memory that both objects name; each by itself is sound.
+#[test]
+fn t22_two_objects_never_share_memory() {
+    let write = |tracker: &SimTracker<'_>, words: [u64; 2]| {
+        let (at, _) = tracker.alloc_preserved(4096).unwrap();
+        let bytes = words.map(u64::to_le_bytes);
+        tracker.mem().write(at, bytes.as_flattened()).unwrap();
+        at.as_u64()
+    };
+    // A block of one entry: a free slot, and what is known of 0000:00:00.0.
+    let block = |tracker: &SimTracker<'_>| write(tracker, [0, 1]);
+    let both = |share: fn(&mut [u64; 2], &mut [u64; 2])| {
+        read_functions(|tracker| {
+            // Header and block of each.
+            let facts = block(tracker);
+            let mut facts = [write(tracker, [1, facts]), facts];
+            let record = block(tracker);
+            let mut record = [write(tracker, [2, record]), record];
+            share(&mut record, &mut facts);
+            let rewrite = |[at, block]: [u64; 2], first: u64| {
+                let words = [first, block].map(u64::to_le_bytes);
+                let place = PhysAddr::new(at);
+                tracker.mem().write(place, words.as_flattened()).unwrap();
+            };
+            rewrite(record, 2);
+            // As a record's header, what says that there are two functions has version 2.
+            let two = record[0] == facts[0];
+            if two {
+                let count = PhysAddr::new(record[1] + 8);
+                tracker.mem().write(count, &[2]).unwrap();
+                // The second function, behind what is a record's last free slot.
+                let second = PhysAddr::new(record[1] + 16 + 32);
+                tracker.mem().write(second, &[1]).unwrap();
+            }
+            rewrite(facts, if two { 2 } else { 1 });
+            vec![(v2::NAME, record[0]), (functions::NAME, facts[0])]
+        })
+    };
+    assert_eq!(both(|_, _| {}).unwrap().unwrap().len(), 1);
+    for share in [
+        (|record, facts| facts[1] = record[1]) as fn(&mut [u64; 2], &mut [u64; 2]),
+        |record, facts| *facts = *record,
+    ] {
+        let error = both(share).unwrap_err();
+        assert!(matches!(error, RecordError::Overlap { .. }), "{error}");
+    }
 }
 
 proptest! {

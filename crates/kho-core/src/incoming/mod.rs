@@ -457,6 +457,23 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
         Ok(blocks)
     }
 
+    /// Makes sure that some pieces of memory have one owner, each a number of bytes from the start of a
+    /// page on: they are preserved, nothing that the library knows of names their folios, and no two of
+    /// them share one. [`Incoming::bytes`] and the like look at one thing; a predecessor may give the
+    /// same memory to two. `pieces` may be called more than once.
+    ///
+    /// # Errors
+    /// [`Part::Subtree`] and what is wrong; [`Fault::Overlap`] if something is named twice.
+    pub fn one_owner<I: Iterator<Item = (PhysAddr, u64)>>(
+        &self,
+        workspace: &mut [u64],
+        pieces: impl Fn() -> I,
+    ) -> Result<(), IncomingError> {
+        self.check_foreign(workspace, |claims| {
+            pieces().try_for_each(|(at, size)| claims.pages(at, size))
+        })
+    }
+
     /// Runs a check of something that only its owner knows of.
     fn check_foreign(
         &self,
