@@ -14,6 +14,8 @@ pub struct Blocks<'a, T, M> {
     mem: &'a M,
     page: PageSize,
     head: PhysAddr,
+    /// How many there can be at most: memory may change.
+    most: usize,
     entry: PhantomData<&'a T>,
 }
 
@@ -37,12 +39,18 @@ where
             mem,
             page,
             head,
+            most: MAX_BLOCKS,
             entry: PhantomData,
         }
     }
 
-    /// Checks the chain and reports its pages. Returns the number of entries.
-    pub(crate) fn check(&self, claims: &mut Claims<'_, 'a, M>) -> Result<u64, Fault> {
+    /// The same set, of which it is known that it has no more blocks than this.
+    pub(crate) fn at_most(self, most: usize) -> Self {
+        Self { most, ..self }
+    }
+
+    /// Checks the chain and reports its pages. Returns the number of blocks and that of entries.
+    pub(crate) fn check(&self, claims: &mut Claims<'_, 'a, M>) -> Result<(usize, u64), Fault> {
         let mut total = 0;
         let mut blocks = 0;
         let mut next = self.head;
@@ -70,7 +78,7 @@ where
             total += count;
             next = PhysAddr::new(header.next.get());
         }
-        Ok(total)
+        Ok((blocks, total))
     }
 
     fn entries(&self, block: PhysAddr, count: u64) -> Result<&'a [T], Fault> {
@@ -82,7 +90,7 @@ where
     pub fn blocks(&self) -> impl Iterator<Item = (PhysAddr, &'a [T])> + use<'a, T, M> {
         let set = *self;
         let mut next = self.head;
-        let mut left = MAX_BLOCKS;
+        let mut left = self.most;
         core::iter::from_fn(move || {
             let at = next;
             left = left.checked_sub(1).filter(|_| at != PhysAddr::new(0))?;

@@ -27,6 +27,8 @@ pub struct Folios<'a, M: FrozenMem> {
     runs: Runs<'a, Map<'a, M>>,
     /// No folio is told that starts here or above.
     end: PhysAddr,
+    /// How many there can be at most: memory may change.
+    left: u64,
 }
 
 impl<'a, M: FrozenMem> Folios<'a, M> {
@@ -34,6 +36,7 @@ impl<'a, M: FrozenMem> Folios<'a, M> {
     #[inline]
     pub(crate) fn new(map: Map<'a, M>, first: First, end: PhysAddr) -> Self {
         Self {
+            left: map.folios(),
             runs: Runs::new(map, first),
             end,
         }
@@ -46,6 +49,7 @@ impl<M: FrozenMem> Iterator for Folios<'_, M> {
     #[inline]
     fn next(&mut self) -> Option<Folio> {
         // An error is memory that is no more, and so has no folios.
+        self.left = self.left.checked_sub(1)?;
         let (addr, order) = self.runs.next_folio().ok()??;
         (addr < self.end).then_some(Folio { addr, order })
     }
@@ -55,12 +59,15 @@ impl<M: FrozenMem> Iterator for Folios<'_, M> {
 pub struct Extents<'a, M: FrozenMem> {
     runs: Runs<'a, Map<'a, M>>,
     ahead: Option<PhysRange>,
+    /// How many there can be at most: memory may change.
+    left: u64,
 }
 
 impl<'a, M: FrozenMem> Extents<'a, M> {
     #[inline]
     pub(crate) fn new(map: Map<'a, M>) -> Self {
         Self {
+            left: map.folios(),
             runs: Runs::new(map, First::LOWEST),
             ahead: None,
         }
@@ -68,6 +75,7 @@ impl<'a, M: FrozenMem> Extents<'a, M> {
 
     fn next_range(&mut self) -> Option<PhysRange> {
         // An error is memory that is no more, and so has no folios.
+        self.left = self.left.checked_sub(1)?;
         Some(self.runs.next_run().ok()??.range)
     }
 }

@@ -1,6 +1,7 @@
 //! The Live Update Orchestrator's sessions, files and file-lifecycle-bound objects.
 
 use kho_abi::Name;
+use kho_abi::block::MAX_BLOCKS;
 use kho_abi::luo::{
     COMPATIBLE, LuoFileSer, LuoFlbHeaderSer, LuoFlbSer, LuoSer, LuoSessionSer, max_flbs,
 };
@@ -21,6 +22,8 @@ pub struct Luo<'a, M> {
     mem: &'a M,
     ser: &'a LuoSer,
     flbs: &'a [LuoFlbSer],
+    /// No chain has more blocks than this; known once all were looked through.
+    most: usize,
 }
 
 impl_copy!(Luo);
@@ -55,14 +58,19 @@ impl<'a, M: FrozenMem> Luo<'a, M> {
             mem,
             ser,
             flbs: &[],
+            most: MAX_BLOCKS,
         };
         let chain = luo.session_blocks().check(claims).map_err(fault);
-        let mut whole = claims.or_report(chain)?.is_some();
-        if whole {
-            for (at, ser) in luo.session_blocks().iter_at() {
+        let chain = claims.or_report(chain)?;
+        let mut whole = chain.is_some();
+        if let Some((mut most, _)) = chain {
+            for (at, ser) in luo.session_blocks().at_most(most).iter_at() {
                 let session = luo.check_session(at, ser, claims);
-                whole &= claims.or_report(session)?.is_some();
+                let blocks = claims.or_report(session)?;
+                whole &= blocks.is_some();
+                most = most.max(blocks.unwrap_or(0));
             }
+            luo.most = most;
         }
         let flbs = luo.check_flbs(claims).map_err(fault);
         luo.flbs = claims.or_report(flbs)?.unwrap_or_default();
@@ -74,13 +82,13 @@ impl<'a, M: FrozenMem> Luo<'a, M> {
         at: PhysAddr,
         ser: &'a LuoSessionSer,
         claims: &mut Claims<'_, 'a, M>,
-    ) -> Result<(), IncomingError> {
+    ) -> Result<usize, IncomingError> {
         let fault = |fault| Part::Luo.is(fault);
         if ser.name.to_bytes().is_none() {
             return Err(fault(Fault::Name { at }));
         }
         let session = self.session(ser);
-        let found = session.file_blocks().check(claims).map_err(fault)?;
+        let (blocks, found) = session.file_blocks().check(claims).map_err(fault)?;
         if found != ser.count.get() {
             return Err(fault(Fault::Mismatch {
                 at,
@@ -88,7 +96,7 @@ impl<'a, M: FrozenMem> Luo<'a, M> {
                 expected: found,
             }));
         }
-        for (at, file) in session.file_blocks().iter_at() {
+        for (at, file) in session.file_blocks().at_most(blocks).iter_at() {
             let checked = match file.compatible.to_str() {
                 None => Err(fault(Fault::Name { at })),
                 Some(memfd::COMPATIBLE) => {
@@ -100,7 +108,7 @@ impl<'a, M: FrozenMem> Luo<'a, M> {
             };
             claims.or_report(checked)?;
         }
-        Ok(())
+        Ok(blocks)
     }
 
     fn check_flbs(&self, claims: &mut Claims<'_, 'a, M>) -> Result<&'a [LuoFlbSer], Fault> {
@@ -169,7 +177,7 @@ impl<'a, M: FrozenMem> Luo<'a, M> {
 
     fn session_blocks(&self) -> Blocks<'a, LuoSessionSer, M> {
         let head = PhysAddr::new(self.ser.sessions_pa.get());
-        Blocks::new(self.mem, self.map.page(), head)
+        Blocks::new(self.mem, self.map.page(), head).at_most(self.most)
     }
 
     fn session(&self, ser: &'a LuoSessionSer) -> Session<'a, M> {
@@ -177,6 +185,7 @@ impl<'a, M: FrozenMem> Luo<'a, M> {
             mem: self.mem,
             map: self.map,
             ser,
+            most: self.most,
         }
     }
 
@@ -221,17 +230,15 @@ pub struct Session<'a, M> {
     mem: &'a M,
     map: Map<'a, M>,
     ser: &'a LuoSessionSer,
+    most: usize,
 }
 
 impl_copy!(Session);
 
 impl<'a, M: FrozenMem> Session<'a, M> {
     fn file_blocks(&self) -> Blocks<'a, LuoFileSer, M> {
-        Blocks::new(
-            self.mem,
-            self.map.page(),
-            PhysAddr::new(self.ser.files.get()),
-        )
+        let head = PhysAddr::new(self.ser.files.get());
+        Blocks::new(self.mem, self.map.page(), head).at_most(self.most)
     }
 
     /// The name: 1 to 63 bytes, unique among the sessions.

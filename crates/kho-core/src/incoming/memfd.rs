@@ -116,7 +116,8 @@ impl<'a, M: FrozenMem> Memfd<'a, M> {
         };
         let has_folios = self.ser.nr_folios.get() != 0;
         let descriptor = if has_folios { self.ser.folios } else { none };
-        Vmalloc::new(self.mem, self.map.page(), descriptor)
+        // Each page of the list is a folio.
+        Vmalloc::new(self.mem, self.map.page(), descriptor).at_most(self.map.folios())
     }
 
     /// The entries of the array of folios, in order; holes included.

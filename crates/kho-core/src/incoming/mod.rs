@@ -453,8 +453,12 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
         T: zerocopy::FromBytes + zerocopy::Immutable + zerocopy::KnownLayout,
     {
         let blocks = Blocks::new(self.mem, self.page_size(), head);
-        self.check_foreign(workspace, |claims| blocks.check(claims).map(|_| ()))?;
-        Ok(blocks)
+        let mut most = 0;
+        self.check_foreign(workspace, |claims| {
+            most = blocks.check(claims)?.0;
+            Ok(())
+        })?;
+        Ok(blocks.at_most(most))
     }
 
     /// Makes sure that some pieces of memory have one owner, each a number of bytes from the start of a

@@ -14,6 +14,8 @@ pub struct Vmalloc<'a, M> {
     mem: &'a M,
     page: PageSize,
     descriptor: KhoVmalloc,
+    /// No more pages of the list than this: memory may change.
+    most: u64,
 }
 
 impl_copy!(Vmalloc);
@@ -24,7 +26,13 @@ impl<'a, M: FrozenMem> Vmalloc<'a, M> {
             mem,
             page,
             descriptor,
+            most: u64::MAX,
         }
+    }
+
+    /// The same area, of which it is known that its list has no more pages than this.
+    pub(crate) fn at_most(self, most: u64) -> Self {
+        Self { most, ..self }
     }
 
     /// Checks the list and reports all its memory; `at` is where the descriptor was read.
@@ -164,7 +172,7 @@ impl<'a, M: FrozenMem> Vmalloc<'a, M> {
     fn lists(&self) -> impl Iterator<Item = (PhysAddr, &'a [U64])> + use<'a, M> {
         let list = *self;
         let groups = self.size() / self.group_size();
-        let mut left = groups / chunk_capacity(self.page) as u64 + 1;
+        let mut left = (groups / chunk_capacity(self.page) as u64 + 1).min(self.most);
         let mut next = PhysAddr::new(self.descriptor.first.get());
         core::iter::from_fn(move || {
             left = left.checked_sub(1).filter(|_| next != PhysAddr::new(0))?;

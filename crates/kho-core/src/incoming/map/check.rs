@@ -22,6 +22,8 @@ pub(super) struct CheckedFolios<'c, 'a, M: FrozenMem> {
     pub(super) orders: u64,
     /// Number of folios so far, and where they are.
     spread: &'c mut Spread,
+    /// More than this many cannot be.
+    most: u64,
     report: &'c mut Report<'c>,
 }
 
@@ -35,6 +37,7 @@ impl<'c, 'a, M: FrozenMem> CheckedFolios<'c, 'a, M> {
     ) -> Self {
         Self {
             runs: Runs::new(map, First::LOWEST),
+            most: map.most_folios(),
             ram,
             scratch,
             free: PhysRange::default(),
@@ -97,6 +100,10 @@ impl<'c, 'a, M: FrozenMem> CheckedFolios<'c, 'a, M> {
         self.last = range;
         self.orders |= 1 << folios.order.as_u32();
         self.spread.add(range, folios.folios);
+        if self.spread.folios() > self.most {
+            let addr = range.start();
+            return Err(Part::Map.is(Fault::ReachedTwice { addr }));
+        }
         Ok(true)
     }
 }

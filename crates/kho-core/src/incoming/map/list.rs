@@ -37,7 +37,8 @@ pub(super) struct List<'a, M> {
 /// Most entries in a list whose entries do not ascend: each few of them cost a look at all.
 const MAX_UNSORTED: u64 = 1 << 16;
 
-/// The next bitmaps of one order in a list whose entries do not ascend.
+/// The next bitmaps of one order in a list whose entries do not ascend, and how often any map was
+/// looked at.
 #[derive(Debug)]
 pub(crate) struct Lookahead {
     order: Order,
@@ -46,6 +47,8 @@ pub(crate) struct Lookahead {
     len: usize,
     /// What the entries were looked up for: none is missing from here on.
     from: u64,
+    /// Looks at the map, of whichever kind, so far.
+    looks: u64,
 }
 
 impl Lookahead {
@@ -56,7 +59,14 @@ impl Lookahead {
         entries: [(0, 0); Self::LEN],
         len: 0,
         from: u64::MAX,
+        looks: 0,
     };
+
+    /// Counts one more look at the map; returns how many they are.
+    pub(super) fn count(&mut self) -> u64 {
+        self.looks += 1;
+        self.looks
+    }
 
     fn known(&self) -> &[(u64, u64)] {
         self.entries.get(..self.len).unwrap_or_default()
@@ -221,7 +231,7 @@ impl<'a, M: FrozenMem> List<'a, M> {
     }
 
     /// Checks chunks and bitmaps: in place, readable, and without cycles; says which order entries
-    /// come in. That they are disjoint is the caller's to check.
+    /// come in. Returns how many chunks and bitmaps there are. That they are disjoint is the caller's to check.
     ///
     /// Linux 6.16 and 6.17 could put chunks and bitmaps into scratch, where they are safe only
     /// until something is allocated; that is tolerated for 512-byte bitmaps, which no later kernel
@@ -231,7 +241,7 @@ impl<'a, M: FrozenMem> List<'a, M> {
         ram: &Ram<'_>,
         scratch: &Scratch<'_>,
         workspace: &mut [u64],
-    ) -> Result<(), Fault> {
+    ) -> Result<u64, Fault> {
         let none = Scratch::NONE;
         let scratch = match self.bitmaps {
             V1Bitmaps::Small => &none,
@@ -261,8 +271,9 @@ impl<'a, M: FrozenMem> List<'a, M> {
             Ok(true)
         })?;
         (self.sorted, self.chunks) = (sorted, chunks);
+        let pieces = chunks + entries;
         if sorted {
-            return Ok(());
+            return Ok(pieces);
         }
         if entries > MAX_UNSORTED {
             return Err(Fault::Unsorted { at: self.head });
@@ -272,7 +283,7 @@ impl<'a, M: FrozenMem> List<'a, M> {
                 self.check_starts(order, workspace)?;
             }
         }
-        Ok(())
+        Ok(pieces)
     }
 
     fn check_bitmap(
@@ -405,6 +416,7 @@ impl<'a, M: FrozenMem> List<'a, M> {
             *ahead = Lookahead {
                 order,
                 from,
+                looks: ahead.looks,
                 ..Lookahead::EMPTY
             };
             self.for_each_entry(order, &mut |entry| {

@@ -28,6 +28,9 @@ pub(crate) struct Map<'a, M> {
     orders: u64,
     /// Number of folios, once they were looked through.
     folios: u64,
+    /// Number of pages of a tree, or of chunks and bitmaps of a list, once they were looked through. No
+    /// later look at the map goes further: memory may change.
+    pieces: u64,
 }
 
 #[derive(Debug)]
@@ -58,6 +61,7 @@ impl<'a, M: FrozenMem> Map<'a, M> {
             page,
             orders: u64::MAX,
             folios: u64::MAX,
+            pieces: u64::MAX,
         }
     }
 
@@ -89,10 +93,17 @@ impl<'a, M: FrozenMem> Map<'a, M> {
         scratch: &Scratch<'_>,
         workspace: &mut [u64],
     ) -> Result<(), Fault> {
-        match &mut self.kind {
-            Kind::Tree(root) => tree::check(root, ram, scratch, workspace),
-            Kind::List(list) => list.check(ram, scratch, workspace),
-        }
+        self.pieces = match &mut self.kind {
+            Kind::Tree(root) => tree::check(root, ram, scratch, workspace)?,
+            Kind::List(list) => list.check(ram, scratch, workspace)?,
+        };
+        Ok(())
+    }
+
+    /// Number of folios that there can be at most: what is known of it.
+    fn most_folios(&self) -> u64 {
+        let bits = self.page.bytes() * 8;
+        self.folios.min(self.pieces.saturating_mul(bits))
     }
 
     /// Checks the folios: RAM, outside scratch, disjoint over all orders; and that the map's own
@@ -133,8 +144,11 @@ impl<'a, M: FrozenMem> Map<'a, M> {
 
     /// Calls `visit` with address and size of each piece of memory that the map itself takes.
     pub(crate) fn visit_own(&self, visit: &mut dyn FnMut(PhysAddr, u64)) -> Result<(), Fault> {
+        let mut left = self.pieces;
         match &self.kind {
             Kind::Tree(tree) => tree.visit_nodes(0, &mut |node| {
+                let twice = Fault::ReachedTwice { addr: node };
+                left = left.checked_sub(1).ok_or(twice)?;
                 visit(node, self.page.bytes());
                 Ok(())
             }),
@@ -194,6 +208,12 @@ impl<'a, M: FrozenMem> FolioBits<'a> for Map<'a, M> {
         place: &mut u64,
         ahead: &mut Lookahead,
     ) -> Result<Option<Bits<'a, u64>>, Fault> {
+        // One for each piece and each order, one where an order goes on after another.
+        let most = self.most_folios().saturating_add(self.pieces);
+        if ahead.count() > most.saturating_mul(2).saturating_add(256) {
+            let addr = PhysAddr::new(from << (self.page.shift() + order.as_u32()));
+            return Err(Fault::ReachedTwice { addr });
+        }
         match &self.kind {
             Kind::Tree(tree) => Ok(tree.bits(order, from)?),
             Kind::List(list) => list.bits(order, from, place, ahead),

@@ -10,7 +10,7 @@ use crate::incoming::places::{Ram, Scratch};
 use crate::tree::{Frozen, Tree};
 
 /// Checks that each page is RAM, outside scratch, and reached once, and that only entries of the
-/// root are in use that some address needs.
+/// root are in use that some address needs. Returns how many pages there are.
 ///
 /// A tree that fails, but makes sense with a level less, is one of those that Linux before
 /// 7.1-rc6 made for 16 KiB pages. Some folios in it cannot be told, so it is refused all the same.
@@ -19,9 +19,9 @@ pub(super) fn check<M: FrozenMem>(
     ram: &Ram<'_>,
     scratch: &Scratch<'_>,
     workspace: &mut [u64],
-) -> Result<(), Fault> {
+) -> Result<u64, Fault> {
     let checked = check_whole(tree, ram, scratch, workspace);
-    let is_damaged = !matches!(checked, Ok(()) | Err(Fault::Workspace { .. }));
+    let is_damaged = !matches!(checked, Ok(_) | Err(Fault::Workspace { .. }));
     if is_damaged && tree.page == PageSize::Size16K && is_short(tree, ram, scratch) {
         return Err(Fault::ShortTree { at: tree.root });
     }
@@ -51,18 +51,26 @@ fn check_whole<M: FrozenMem>(
     ram: &Ram<'_>,
     scratch: &Scratch<'_>,
     workspace: &mut [u64],
-) -> Result<(), Fault> {
+) -> Result<u64, Fault> {
     let page = tree.page;
     check_page(tree.root, page.bytes(), ram, scratch)?;
     check_root_slots(tree)?;
     // Level by level: no table is entered before it is known that all tables of its level are
-    // different, so a shared table cannot multiply the work.
+    // different, so a shared table cannot multiply the work; and should they change, there are no
+    // more pages than the tables had room for.
+    let mut pages = 0u64;
     for level in (0..radix::depth(page)).rev() {
         let mut last = None;
+        let most = pages.saturating_mul(page.words() as u64) + 1;
         ascending(
             workspace,
             |report| {
+                pages = 0;
                 tree.visit_nodes(level, &mut |node| {
+                    pages += 1;
+                    if pages > most {
+                        return Err(Fault::ReachedTwice { addr: node });
+                    }
                     check_page(node, page.bytes(), ram, scratch)?;
                     report(node.as_u64());
                     Ok(())
@@ -77,11 +85,16 @@ fn check_whole<M: FrozenMem>(
         )?;
     }
     // That the leaves can be read is part of the check as well.
-    tree.visit_nodes::<Fault>(0, &mut |node| Ok(tree.words(node).map(|_| ())?))?;
+    let mut left = pages;
+    tree.visit_nodes(0, &mut |node| {
+        let twice = Fault::ReachedTwice { addr: node };
+        left = left.checked_sub(1).ok_or(twice)?;
+        Ok::<_, Fault>(tree.words(node).map(|_| ())?)
+    })?;
     // No folio has key 0 or 1, so no order's keys begin there.
     match tree.has_key(Key::new(0))? || tree.has_key(Key::new(1))? {
         true => Err(Fault::NotAFolio { at: tree.root }),
-        false => Ok(()),
+        false => Ok(pages),
     }
 }
 
