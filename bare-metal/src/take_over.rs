@@ -14,7 +14,7 @@ use crate::memory::Frozen;
 use crate::say::{Sum, fact};
 
 /// A bit for each page of 1 GiB, and some more.
-const WORKSPACE: usize = 8192;
+pub const WORKSPACE: usize = 8192;
 
 /// Checks everything that the predecessor left.
 pub fn check<'a>(

@@ -2,6 +2,7 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec;
 use alloc::vec::Vec;
 use core::convert::Infallible;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -90,6 +91,9 @@ pub fn second(memory: &Frozen, machine: &Machine) -> Result<()> {
         folio.is_some()
     });
     let saved = saved.map_err(|error| Error::Other(error.to_string()))?;
+    // A page that is somebody else's, too, would be written into.
+    let pages = || kept.iter().map(|folio| (folio.start(), folio.size()));
+    incoming.one_owner(&mut vec![0; take_over::WORKSPACE], pages)?;
     let plan = Plan::after(machine, &incoming);
     let map = plan.writable(&kept);
     let pages = Pages::new(map, &plan.free);

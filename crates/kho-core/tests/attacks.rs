@@ -1043,6 +1043,50 @@ impl FrozenMem for Changing<'_> {
     }
 }
 
+/// Pieces that only their owner knows of: preserved, named once, and nobody else's.
+#[test]
+fn pieces_with_two_owners() {
+    let v = victim();
+    let lone = victim::LONE.0 << 12;
+    let lent = v.lent();
+    let incoming = lent.check(v.at.boot, v.generation).unwrap();
+    let fault = |pieces: &[(u64, u64)]| {
+        let pieces = || pieces.iter().map(|&(at, size)| (addr(at), size));
+        let checked = incoming.one_owner(&mut [0; 64], pieces);
+        checked.err().map(|error| error.fault)
+    };
+    let own = [(lone, PAGE), (v.at.blocks, PAGE)];
+    assert_eq!(fault(&own), None);
+    for twice in [(lone, PAGE), (lone + PAGE, 1)] {
+        let found = fault(&[own[0], own[1], twice]);
+        assert!(matches!(found, Some(Fault::Overlap { .. })), "{found:?}");
+    }
+    let at = v.at;
+    let fdt = v.boot_fdt();
+    let parts = [
+        fdt,
+        at.note,
+        at.luo,
+        at.sessions,
+        at.files,
+        at.memfd,
+        at.list,
+        at.folios,
+    ];
+    for part in parts.into_iter().chain([victim::FILE[1].0 << 12]) {
+        let found = fault(&[own[0], (part / PAGE * PAGE, 1)]);
+        assert!(
+            matches!(found, Some(Fault::Overlap { .. })),
+            "{part:#x}: {found:?}"
+        );
+    }
+    let found = fault(&[own[0], (at.map, PAGE)]);
+    assert!(
+        matches!(found, Some(Fault::NotPreserved { .. })),
+        "{found:?}"
+    );
+}
+
 /// Whenever memory changes, and to whatever: no panic, and an end.
 #[test]
 fn memory_that_changes_after_it_was_checked() {

@@ -86,10 +86,13 @@ impl Saved {
     ///
     /// `is_preserved` says whether the predecessor preserved the page (or two, of 4 KiB) at an
     /// address: one that it did not, the next allocation may give to somebody else. Data of which
-    /// it says no is counted as damaged.
+    /// it says no is counted as damaged. The cache writes to these pages. That nobody else's memory is
+    /// among them is for [`Incoming::one_owner`] to say, of all pages together.
     ///
     /// Nodes whose names are not those of functions are passed over; a node without an address
     /// is counted as damaged.
+    ///
+    /// [`Incoming::one_owner`]: kho_core::incoming::Incoming::one_owner
     ///
     /// # Errors
     /// [`SavedError`].
