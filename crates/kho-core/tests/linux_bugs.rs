@@ -328,3 +328,186 @@ fn retrieving_again() {
         assert_eq!(file.segments().count(), 3);
     }
 }
+
+/// With 16 KiB pages, a tree of four levels loses the bit that tells order 0.
+#[test]
+fn tree_depth_at_16k() {
+    let mut sim = Sim::new(PageSize::Size16K);
+    let folios = [(0x1_4000_0000, 0), (0x2_8000_0000, 1), (1 << 50, 0)];
+    let boot = {
+        let alloc = sim.alloc();
+        let mut outgoing = Outgoing::new(sim.tracker(&alloc)).unwrap();
+        for (at, o) in folios {
+            let tracker = outgoing.tracker();
+            tracker.preserve_folio(addr(at), order(o)).unwrap();
+        }
+        let ready = outgoing.finalize(sim.scratch_array(), &mut []);
+        ready.unwrap().hand_over()
+    };
+    let page = sim.page;
+    let frozen = sim.memory.freeze();
+    let incoming = common::check(&frozen, boot, page).unwrap();
+    let found = incoming
+        .folios()
+        .filter(|folio| folio.addr != boot.fdt_addr);
+    let found: Vec<_> = found.map(|f| (f.addr.as_u64(), f.order.as_u32())).collect();
+    assert_eq!(found, folios);
+}
+
+/// What a range was split into is what is deleted; a part of it is none of that.
+#[test]
+fn a_range_split_when_added_and_when_deleted() {
+    for (first, count) in (0..16).flat_map(|first| (1..40).map(move |count| (first, count))) {
+        let sim = Sim::new(PAGE);
+        let alloc = sim.alloc();
+        let tracker = sim.tracker(&alloc);
+        let range = pages(PAGE, FREE + first, count);
+        tracker.preserve_pages(range).unwrap();
+        // Unless the first page is a folio of its own, it is a part of one.
+        let alone = tracker.is_preserved(range.start(), Order::ZERO);
+        let rest = pages(PAGE, FREE + first + 1, count - 1);
+        let part = tracker.unpreserve_pages(rest);
+        assert_eq!(part.is_ok(), alone && count > 1, "{first} {count}");
+        if part.is_ok() {
+            tracker.preserve_pages(rest).unwrap();
+        }
+        tracker.unpreserve_pages(range).unwrap();
+        for page in FREE..FREE + 64 {
+            for o in (0..7).filter(|o| page % (1 << o) == 0) {
+                assert!(!tracker.is_preserved(addr(page << 12), order(o)));
+            }
+        }
+    }
+}
+
+/// Groups of pages that are not naturally aligned, as `vmalloc` may have them.
+#[test]
+fn vmalloc_of_higher_orders() {
+    let sim = Sim::new(PAGE);
+    let groups: Vec<_> = (0..5).map(|i| addr((FREE + 1 + i * 16) << 12)).collect();
+    let (boot, area) = {
+        let alloc = sim.alloc();
+        let mut outgoing = Outgoing::new(sim.tracker(&alloc)).unwrap();
+        let tracker = outgoing.tracker();
+        let area = vmalloc::preserve(tracker, &groups, order(3)).unwrap();
+        vmalloc::unpreserve(tracker, &area).unwrap();
+        for group in &groups {
+            let group = pages(PAGE, group.as_u64() >> 12, 8);
+            assert!(tracker.check_pages_preserved(group).is_err(), "{group}");
+        }
+        let area = vmalloc::preserve(tracker, &groups, order(3)).unwrap();
+        let ready = outgoing.finalize(sim.scratch_array(), &mut []);
+        (ready.unwrap().hand_over(), area)
+    };
+    let lent = Lent::new(&sim);
+    let incoming = lent.check(boot, Generation::V4).unwrap();
+    let area = incoming.vmalloc(area, &mut [0; 64]).unwrap();
+    let whole = |at: &kho_hal::PhysAddr| pages(PAGE, at.as_u64() >> 12, 8);
+    assert!(area.groups().eq(groups.iter().map(whole)));
+    for group in area.groups() {
+        let folios = incoming.restore_pages(group).unwrap();
+        assert_eq!(folios.map(|f| f.range(PAGE).size()).sum::<u64>(), 8 << 12);
+    }
+}
+
+#[test]
+fn deleting_what_was_never_preserved_and_preserving_twice() {
+    let sim = Sim::new(PAGE);
+    let alloc = sim.alloc();
+    let tracker = sim.tracker(&alloc);
+    let at = addr(FREE << 12);
+    let never = Err(OutgoingError::NotPreserved {
+        addr: at,
+        order: order(2),
+    });
+    assert_eq!(tracker.unpreserve_folio(at, order(2)), never);
+    tracker.preserve_folio(at, order(2)).unwrap();
+    let twice = Err(OutgoingError::AlreadyPreserved {
+        addr: at,
+        order: order(2),
+    });
+    assert_eq!(tracker.preserve_folio(at, order(2)), twice);
+    assert!(tracker.is_preserved(at, order(2)), "the first one stands");
+    tracker.unpreserve_folio(at, order(2)).unwrap();
+    assert_eq!(tracker.unpreserve_folio(at, order(2)), never);
+    let range = pages(PAGE, FREE + 1, 5);
+    assert!(tracker.unpreserve_pages(range).is_err());
+    tracker.preserve_pages(range).unwrap();
+    assert!(tracker.preserve_pages(range).is_err());
+    tracker.unpreserve_pages(range).unwrap();
+}
+
+/// A scratch size with anything behind it is none: Linux took what came before.
+#[test]
+fn junk_behind_kho_scratch() {
+    use kho_core::outgoing::ScratchSizes;
+    for good in ["200%", "16M,16M,16M"] {
+        good.parse::<ScratchSizes>().unwrap();
+        for junk in ["x", " ", ",", "%", ",1", "k1", "\0", "M"] {
+            let text = format!("{good}{junk}");
+            assert!(text.parse::<ScratchSizes>().is_err(), "{text:?}");
+        }
+    }
+}
+
+/// An entry has the number of a page, and 0 where the file has none.
+#[test]
+fn a_page_number_taken_for_an_address_and_holes() {
+    let v = victim();
+    let number = v.word(v.at.folios) & ((1 << 52) - 1);
+    assert_eq!(number, victim::FILE[0].0);
+    // The second of three folios becomes a hole.
+    v.put(v.at.folios + 16, 0);
+    v.take_over().unwrap();
+    let lent = v.lent();
+    let incoming = lent.check(v.at.boot, v.generation).unwrap();
+    let luo = incoming.luo().known().unwrap();
+    let file = luo.session_named("vm0").unwrap().file(1).unwrap();
+    let file = file.memfd().unwrap();
+    let segments: Vec<_> = file
+        .segments()
+        .map(|segment| (segment.offset >> 12, segment.range.start().as_u64() >> 12))
+        .collect();
+    assert_eq!(segments, [(0, victim::FILE[0].0), (5, victim::FILE[2].0)]);
+    assert!((1..5).all(|page| file.locate(page << 12).is_none()));
+}
+
+/// Where one page is missing there is no range.
+#[test]
+fn a_partial_restore() {
+    let sim = Sim::new(PAGE);
+    let boot = {
+        let alloc = sim.alloc();
+        let mut outgoing = Outgoing::new(sim.tracker(&alloc)).unwrap();
+        for range in [pages(PAGE, FREE, 4), pages(PAGE, FREE + 5, 3)] {
+            outgoing.tracker().preserve_pages(range).unwrap();
+        }
+        let ready = outgoing.finalize(sim.scratch_array(), &mut []);
+        ready.unwrap().hand_over()
+    };
+    let lent = Lent::new(&sim);
+    let incoming = lent.check(boot, Generation::V4).unwrap();
+    for (first, count, whole) in [(0, 4, true), (5, 3, true), (0, 8, false), (0, 5, false)] {
+        let restored = incoming.restore_pages(pages(PAGE, FREE + first, count));
+        assert_eq!(restored.is_some(), whole, "{first} {count}");
+    }
+}
+
+/// What the successor will find cannot be changed any more. The other way round there is nothing to
+/// call: what came in has no method that changes it.
+#[test]
+fn calls_in_the_wrong_direction() {
+    let sim = Sim::new(PAGE);
+    let alloc = sim.alloc();
+    let mut outgoing = Outgoing::new(sim.tracker(&alloc)).unwrap();
+    let mut luo = kho_core::outgoing::luo::Luo::new(&outgoing, 0).unwrap();
+    luo.create_session(outgoing.tracker(), "vm0").unwrap();
+    outgoing
+        .finalize(sim.scratch_array(), &mut [&mut luo])
+        .unwrap()
+        .hand_over();
+    let tracker = outgoing.tracker();
+    let busy = Err(OutgoingError::Busy);
+    assert_eq!(luo.create_session(tracker, "vm1"), busy);
+    assert_eq!(luo.destroy_session(tracker, "vm0"), busy);
+}
