@@ -890,6 +890,31 @@ fn a_chain_of_too_many_blocks() {
     );
 }
 
+/// Whoever is told another page size than the predecessor had is told nothing: the tree does not fit
+/// it, or its pages lie wrong.
+#[test]
+fn read_with_another_page_size() {
+    let pairs = PageSize::ALL.map(|page| PageSize::ALL.map(|other| (page, other)));
+    let pairs = pairs.into_iter().flatten();
+    for (page, other) in pairs.filter(|(page, other)| page != other) {
+        let sim = Sim::new(page);
+        let boot = {
+            let alloc = sim.alloc();
+            let mut outgoing = Outgoing::new(sim.tracker(&alloc)).unwrap();
+            outgoing.add_blob("note", b"hello").unwrap();
+            let tracker = outgoing.tracker();
+            let at = pages(page, common::FREE, 1).start();
+            tracker.preserve_folio(at, order(3)).unwrap();
+            let ready = outgoing.finalize(sim.scratch_array(), &mut []);
+            ready.unwrap().hand_over()
+        };
+        let other = Sim { page: other, ..sim };
+        let lent = victim::Lent::new(&other);
+        let checked = lent.check(boot, Generation::V4).map(drop);
+        assert!(checked.is_err(), "{page:?} as {:?}", other.page);
+    }
+}
+
 /// Nodes side by side, and two of them with one name.
 #[test]
 fn a_wide_description() {

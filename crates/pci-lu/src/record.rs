@@ -307,11 +307,14 @@ where
     [header].into_iter().chain(blocks.map(|(block, _)| block))
 }
 
-/// Where the record's header is, and its blocks if it has some.
+/// Where a record's header is, and its blocks if its form has some.
+type Object<'a, M> = (PhysAddr, Option<BlocksV2<'a, M>>);
+
+/// The memory of the record.
 pub(crate) fn object<'a, M: FrozenMem>(
     incoming: &Incoming<'a, M>,
     workspace: &mut [u64],
-) -> Result<Option<(PhysAddr, Option<BlocksV2<'a, M>>)>, RecordError> {
+) -> Result<Option<Object<'a, M>>, RecordError> {
     Ok(match find(incoming)? {
         None => None,
         Some((Form::V1, at)) => Some((at, None)),

@@ -139,8 +139,8 @@ impl<'a, M: FrozenMem> Memfd<'a, M> {
     }
 
     /// Where the byte at `offset` is, with what follows it in the same folio; `None` for a hole and
-    /// beyond the end. Looks at a number of entries that is logarithmic in the number of folios;
-    /// to reach each, follows the list of their pages, one step for some hundred MiB of file.
+    /// beyond the end. Looks at a number of entries that is logarithmic in the number of folios, and
+    /// at holes among them, of which Linux writes none, one by one; to reach each, follows the list of their pages, one step for some hundred MiB of file.
     pub fn locate(&self, offset: u64) -> Option<Segment> {
         let index = offset >> self.map.page().shift();
         let mut low = 0;
