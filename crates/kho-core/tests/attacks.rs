@@ -294,6 +294,37 @@ fn sub_blobs_without_a_size_that_are_registers() {
     }
 }
 
+/// The first words of a sub-blob may be behind the end of RAM.
+#[test]
+fn sub_blobs_in_the_last_bytes_of_ram() {
+    let sub_blobs: [fn(&Victim) -> u64; 4] = [
+        |v| v.at.note,
+        |v| v.at.metadata,
+        |v| v.at.memblock,
+        |v| v.at.luo,
+    ];
+    for has_size in [true, false] {
+        for at in sub_blobs {
+            let v = victim();
+            let page = victim::RAM_END - 1;
+            let word = v.leaf() + page / 64 * 8;
+            v.put(word, v.word(word) | 1 << (page % 64));
+            let place = v.in_root(at(&v));
+            v.put(place - 20, 4);
+            v.put(place, (victim::RAM_END << 12) - 4);
+            if !has_size {
+                v.put_bytes(v.find(v.boot_fdt(), b"kho-v4\0"), b"kho-v2");
+                let mut fdt = [0; PAGE as usize];
+                v.sim.memory.read(addr(v.boot_fdt()), &mut fdt).unwrap();
+                let name = fdt.windows(10).position(|name| name == b"blob-size\0");
+                v.put_bytes(v.boot_fdt() + name.unwrap() as u64, b"blob-none");
+            }
+            // Whether there is memory in RAM is not what matters here.
+            let _ = v.take_over();
+        }
+    }
+}
+
 #[test]
 fn pointers_outside_memory() {
     for target in [
@@ -697,6 +728,10 @@ attacks! {
         let less = u32::from_be_bytes(size) - 1;
         v.put_bytes(fdt + 32, &less.to_be_bytes());
     } => Part::RootFdt, Fault::Fdt { .. },
+    description_that_goes_on_behind_ram: |v| {
+        v.put_bytes(v.boot_fdt() + 4, &u32::MAX.to_be_bytes());
+        v.at.boot.fdt_size = 1 << 40;
+    } => Part::RootFdt, Fault::NotRam { .. },
     version_without_end: |v| {
         let fdt = v.at.boot.fdt_addr.as_u64();
         v.put_bytes(v.find(fdt, b"kho-v4\0") + 6, b"x");

@@ -9,9 +9,9 @@
 mod common;
 mod victim;
 
-use common::{SCRATCH, addr};
-use kho_core::incoming::{Fault, IncomingError, Machine, Part};
-use kho_hal::PhysAddr;
+use common::{SCRATCH, addr, pages};
+use kho_core::incoming::{Fault, IncomingError, Machine, Part, Ram};
+use kho_hal::{PageSize, PhysAddr};
 use victim::{Victim, victim};
 
 fn problems(victim: &Victim) -> Vec<(Part, Fault)> {
@@ -137,4 +137,37 @@ fn what_only_follows_is_not_named() {
     v.put(v.boot_fdt(), 0);
     let found = problems(&v);
     assert!(matches!(found[..], [(Part::RootFdt, _)]), "{found:?}");
+}
+
+/// Memory that is preserved may turn out to be registers.
+#[test]
+fn what_is_preserved_outside_of_ram_is_not_read() {
+    let v = victim();
+    let at = v.at;
+    for hole in [
+        at.metadata,
+        at.memblock,
+        at.luo,
+        at.sessions,
+        at.flbs,
+        at.files,
+        at.memfd,
+        at.list,
+        at.folios,
+    ] {
+        let mut lent = v.lent();
+        let (first, page) = (victim::RAM_START, hole >> 12);
+        lent.ram = vec![
+            pages(PageSize::Size4K, first, page - first),
+            pages(PageSize::Size4K, page + 1, victim::RAM_END - page - 1),
+        ];
+        let ram = lent.ram.clone();
+        let machine = Machine {
+            ram: Ram::Known(&ram),
+            ..Machine::unknown(PageSize::Size4K)
+        };
+        let problems = lent.diagnose(at.boot, machine).unwrap();
+        let is_named = |problem: &IncomingError| matches!(problem.fault, Fault::NotRam { .. });
+        assert!(problems.iter().any(is_named), "{hole:#x}: {problems:?}");
+    }
 }

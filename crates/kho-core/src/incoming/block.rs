@@ -84,9 +84,9 @@ where
         let mut next = self.head;
         let mut left = MAX_BLOCKS;
         core::iter::from_fn(move || {
+            left = left.checked_sub(1).filter(|_| next != PhysAddr::new(0))?;
             let header: &BlockHeader = read::object(set.mem, next).ok()?;
             let at = next;
-            left = left.checked_sub(1).filter(|_| at != PhysAddr::new(0))?;
             let count = header
                 .count
                 .get()

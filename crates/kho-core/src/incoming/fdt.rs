@@ -12,14 +12,7 @@ use crate::tokens::MAGIC;
 
 /// The checked tree at `addr`, which has at most `max` bytes.
 pub(crate) fn tree<M: FrozenMem>(mem: &M, addr: PhysAddr, max: u64) -> Result<Fdt<'_>, Fault> {
-    let (_, len) = magic_and_size(mem, addr)?;
-    if u64::from(len) > max {
-        return Err(Fault::Count {
-            at: addr,
-            found: len.into(),
-            max,
-        });
-    }
+    let (_, len) = magic_and_size_within(mem, addr, max)?;
     parse(mem.bytes(addr, len as usize)?, addr)
 }
 
@@ -30,6 +23,27 @@ pub(crate) const MIN_SIZE: u64 = 8;
 pub(crate) fn magic_and_size<M: FrozenMem>(mem: &M, addr: PhysAddr) -> Result<(u32, u32), Fault> {
     let [magic, size]: &[U32; 2] = read::object(mem, addr)?;
     Ok((magic.get(), size.get().max(8)))
+}
+
+/// The same of a tree that has at most `max` bytes; no more are looked at.
+pub(crate) fn magic_and_size_within<M: FrozenMem>(
+    mem: &M,
+    addr: PhysAddr,
+    max: u64,
+) -> Result<(u32, u32), Fault> {
+    let count = |found| Fault::Count {
+        at: addr,
+        found,
+        max,
+    };
+    if max < MIN_SIZE {
+        return Err(count(MIN_SIZE));
+    }
+    let (magic, size) = magic_and_size(mem, addr)?;
+    if u64::from(size) > max {
+        return Err(count(size.into()));
+    }
+    Ok((magic, size))
 }
 
 /// The size of a blob that has none recorded, and so must be a tree.

@@ -52,16 +52,9 @@ pub(crate) fn tree<M: FrozenMem>(
         at: addr,
         cause: FdtError::loose(offset, what),
     };
-    let (magic, size) = fdt::magic_and_size(mem, addr)?;
+    let (magic, size) = fdt::magic_and_size_within(mem, addr, max)?;
     if magic != MAGIC {
         return Err(malformed(0, "invalid magic number"));
-    }
-    if u64::from(size) > max {
-        return Err(Fault::Count {
-            at: addr,
-            found: size.into(),
-            max,
-        });
     }
     let bytes = mem.bytes(addr, size as usize)?;
     let tokens = Tokens::parse(bytes).map_err(|(offset, what)| malformed(offset, what))?;

@@ -35,6 +35,9 @@ impl<'a, M: FrozenMem> Luo<'a, M> {
     ) -> Result<Option<Self>, IncomingError> {
         let fault = |fault| Part::Luo.is(fault);
         // The version comes first in every version, and says how long the rest is.
+        if blob.size() < size_of::<Name<8>>() as u64 {
+            return Ok(None);
+        }
         let compatible: Result<&Name<8>, _> = read::object(mem, blob.start());
         if compatible.map_err(|e| fault(e.into()))?.to_str() != Some(COMPATIBLE) {
             return Ok(None);

@@ -84,9 +84,10 @@ impl<'a> RootFdt<'a> {
         }
         // What is not RAM may be registers: it is not read at all.
         ram.range(at, fdt::MIN_SIZE)?;
+        let (_, size) = fdt::magic_and_size(mem, at)?;
+        ram.range(at, boot.fdt_size.min(size.into()))?;
         let fdt = fdt::tree(mem, at, boot.fdt_size)?;
         let root = Self::from_fdt(fdt, at)?;
-        ram.range(at, root.total_size() as u64)?;
         // Where users keep all they have inside, it may be long.
         if !root.format.is_nested() && root.total_size() > page.as_usize() {
             return Err(Fault::Count {
@@ -325,10 +326,19 @@ impl<'a> RootFdt<'a> {
         node: FdtNode<'a>,
     ) -> Result<Option<Subtree<'a>>, Fault> {
         if let Some(addr) = fdt::number(node, self.format.blob_property()) {
+            let must_know_own = fdt::property(node, BLOB_SIZE).is_none();
+            let size = if must_know_own { fdt::MIN_SIZE } else { 1 };
             let addr = PhysAddr::new(addr);
-            let range = PhysRange::new(addr, 1).unwrap_or_default();
-            map.folio_containing(addr)?
-                .ok_or(Fault::NotPreserved { range })?;
+            let range = PhysRange::new(addr, size).ok_or(Fault::NotRam { addr, size })?;
+            let folio = |at| {
+                let folio = map.folio_containing(at)?;
+                folio.ok_or(Fault::NotPreserved { range })
+            };
+            // So few bytes are in two folios at most.
+            let next = folio(addr)?.range(map.page()).end();
+            if next < range.end() {
+                folio(next)?;
+            }
         }
         self.subtree(mem, node)
     }

@@ -1,7 +1,7 @@
 //! A handover with everything in it, and where each part lies, so that it can be damaged.
 #![allow(dead_code, reason = "each test uses a part")]
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use kho_abi::chunk::V1Bitmaps;
 use kho_abi::fdt::Generation;
@@ -24,8 +24,11 @@ type SimTracker<'m> = Tracker<'m, &'m SimMemory, &'m SimAlloc<&'m SimMemory>>;
 /// Registers: they can be read, and must not be.
 pub const MMIO: (u64, u64) = (1 << 20, 16);
 
+/// Where RAM starts, in pages. Nothing is at address 0, which stands for nothing.
+pub const RAM_START: u64 = 1;
+
 /// Where RAM ends, in pages. Preserved folios between [`FREE`] and here have no memory behind them.
-pub const RAM_END: u64 = 1 << 16;
+pub const RAM_END: u64 = 1 << 15;
 
 /// The region that is reserved by name.
 pub const REGION: (u64, u64) = (FREE + 64, 10);
@@ -454,11 +457,14 @@ pub fn ask_everything<M: FrozenMem>(incoming: &Incoming<'_, M>) {
 /// All RAM and scratch as it is now, and who reads what.
 ///
 /// Registers can be read here, as on a machine, and whoever does fails the test. So does who reads
-/// without end.
+/// what is no RAM although it knows, or without end.
 pub struct Lent<'a> {
     bytes: Vec<(PhysRange, Vec<u64>)>,
     reads: AtomicU64,
-    ram: [PhysRange; 1],
+    /// Ascending; no two touch.
+    pub ram: Vec<PhysRange>,
+    /// Whether the reader was told what is RAM.
+    knows_ram: AtomicBool,
     page: PageSize,
     sim: std::marker::PhantomData<&'a Sim>,
 }
@@ -476,7 +482,8 @@ impl<'a> Lent<'a> {
         Self {
             bytes: sim.memory.ranges().map(copy).collect(),
             reads: AtomicU64::new(0),
-            ram: [pages(sim.page, 0, RAM_END)],
+            ram: vec![pages(sim.page, RAM_START, RAM_END - RAM_START)],
+            knows_ram: AtomicBool::new(false),
             page: sim.page,
             sim: std::marker::PhantomData,
         }
@@ -496,6 +503,7 @@ impl<'a> Lent<'a> {
                 _ => None,
             },
         };
+        self.knows_ram.store(true, Ordering::Relaxed);
         let checked = Incoming::check(self, boot, machine, &mut [0; 64]);
         // What people are told is what the check refuses, and it does not read on without end.
         let problems = self.diagnose(boot, machine);
@@ -518,6 +526,8 @@ impl<'a> Lent<'a> {
         boot: BootData,
         machine: Machine<'_>,
     ) -> Result<Vec<IncomingError>, IncomingError> {
+        let knows = matches!(machine.ram, Ram::Known(_));
+        self.knows_ram.store(knows, Ordering::Relaxed);
         let mut problems = Vec::new();
         let report = |error| {
             if !problems.contains(&error) {
@@ -549,6 +559,9 @@ impl FrozenMem for Lent<'_> {
         let wanted = PhysRange::new(at, len as u64).ok_or(absent)?;
         let mmio = pages(self.page, MMIO.0, MMIO.1);
         assert!(!mmio.overlaps(wanted), "a register at {at} was read");
+        let is_ram = self.ram.iter().any(|ram| ram.contains_range(wanted));
+        let knows = self.knows_ram.load(Ordering::Relaxed);
+        assert!(is_ram || !knows, "{wanted} is no RAM and was read");
         let inside = |(range, _): &&(PhysRange, Vec<u64>)| range.contains_range(wanted);
         let (range, words) = self.bytes.iter().find(inside).ok_or(absent)?;
         let from = (at.as_u64() - range.start().as_u64()) as usize;
