@@ -551,6 +551,8 @@ attacks! {
         => Part::Subtree, Fault::Overlap { .. } | Fault::NotPreserved { .. },
     sub_blob_shorter_than_its_structure: |v| v.put(v.in_root(v.at.luo) - 20, 31)
         => Part::Luo, Fault::Mismatch { found: 31, .. },
+    sub_blob_shorter_than_its_version: |v| v.put(v.in_root(v.at.luo) - 20, 7)
+        => Part::Luo, Fault::Mismatch { found: 7, expected: 8, .. },
     sub_blob_of_size_zero: |v| v.put(v.in_root(v.at.note) - 20, 0)
         => Part::Subtree, Fault::Count { found: 0, .. },
     region_that_wraps: |v| {

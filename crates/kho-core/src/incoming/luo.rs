@@ -34,21 +34,21 @@ impl<'a, M: FrozenMem> Luo<'a, M> {
         claims: &mut Claims<'_, 'a, M>,
     ) -> Result<Option<Self>, IncomingError> {
         let fault = |fault| Part::Luo.is(fault);
+        let has = |size: usize| match blob.size() < size as u64 {
+            true => Err(fault(Fault::Mismatch {
+                at: blob.start(),
+                found: blob.size(),
+                expected: size as u64,
+            })),
+            false => Ok(()),
+        };
         // The version comes first in every version, and says how long the rest is.
-        if blob.size() < size_of::<Name<8>>() as u64 {
-            return Ok(None);
-        }
+        has(size_of::<Name<8>>())?;
         let compatible: Result<&Name<8>, _> = read::object(mem, blob.start());
         if compatible.map_err(|e| fault(e.into()))?.to_str() != Some(COMPATIBLE) {
             return Ok(None);
         }
-        if blob.size() < size_of::<LuoSer>() as u64 {
-            return Err(fault(Fault::Mismatch {
-                at: blob.start(),
-                found: blob.size(),
-                expected: size_of::<LuoSer>() as u64,
-            }));
-        }
+        has(size_of::<LuoSer>())?;
         let ser: &LuoSer = read::object(mem, blob.start()).map_err(|e| fault(e.into()))?;
         let mut luo = Self {
             map: claims.map,
