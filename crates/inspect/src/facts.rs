@@ -1,5 +1,6 @@
 //! A checked handover as one JSON object.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use kho::abi::radix;
@@ -20,6 +21,9 @@ const MEMFD_HEAD: usize = 4;
 
 /// Files above this many bytes have no digest: a sparse one can claim any size.
 pub const MAX_CONTENT: u64 = 1 << 36;
+
+/// Holes of all files that are digested: a small image can claim any number of any size.
+const MAX_HOLES: u64 = 1 << 32;
 
 /// How much of a file is read at once.
 const BUFFER: usize = 1 << 20;
@@ -165,12 +169,41 @@ fn folios<M: FrozenMem>(incoming: &Incoming<'_, M>, facts: &mut Value) {
     facts["folios_head"] = json!(head);
 }
 
+/// How much is still going to be digested.
+struct Budget {
+    /// Of each file.
+    content: u64,
+    /// Of the holes of all files that are left.
+    holes: Cell<u64>,
+}
+
+impl Budget {
+    /// Takes the holes of a file from what is left; whether there was enough.
+    fn covers(&self, memfd: &Memfd<'_, FileMem>) -> bool {
+        let size = memfd.descriptor().size.get();
+        let content = memfd.segments().map(|segment| segment.range.size());
+        let holes = size.saturating_sub(content.fold(0, u64::saturating_add));
+        let left = self.holes.get().checked_sub(holes);
+        match left.filter(|_| size <= self.content) {
+            Some(left) => {
+                self.holes.set(left);
+                true
+            }
+            None => false,
+        }
+    }
+}
+
 fn luo_facts(mem: &FileMem, luo: &Luo<'_, FileMem>, max_content: u64) -> Value {
+    let budget = Budget {
+        content: max_content,
+        holes: Cell::new(MAX_HOLES),
+    };
     let sessions = luo.sessions().map(|session| {
         json!({
             "name": String::from_utf8_lossy(session.name()),
             "count": session.count(),
-            "files": session.files().map(|file| file_facts(mem, &file, max_content)).collect::<Vec<_>>(),
+            "files": session.files().map(|file| file_facts(mem, &file, &budget)).collect::<Vec<_>>(),
         })
     });
     let flbs = luo.flbs().iter().map(|flb| {
@@ -189,19 +222,19 @@ fn luo_facts(mem: &FileMem, luo: &Luo<'_, FileMem>, max_content: u64) -> Value {
     })
 }
 
-fn file_facts(mem: &FileMem, file: &File<'_, FileMem>, max_content: u64) -> Value {
+fn file_facts(mem: &FileMem, file: &File<'_, FileMem>, budget: &Budget) -> Value {
     let mut facts = json!({
         "compatible": file.compatible(),
         "token": file.token(),
         "data": file.data(),
     });
     if let Some(memfd) = file.memfd() {
-        facts["memfd"] = memfd_facts(mem, &memfd, max_content);
+        facts["memfd"] = memfd_facts(mem, &memfd, budget);
     }
     facts
 }
 
-fn memfd_facts(mem: &FileMem, memfd: &Memfd<'_, FileMem>, max_content: u64) -> Value {
+fn memfd_facts(mem: &FileMem, memfd: &Memfd<'_, FileMem>, budget: &Budget) -> Value {
     let ser = memfd.descriptor();
     let list = memfd.vmalloc();
     let mut head = Vec::new();
@@ -215,7 +248,7 @@ fn memfd_facts(mem: &FileMem, memfd: &Memfd<'_, FileMem>, max_content: u64) -> V
             head.push(json!([pfn, flags, index]));
         }
     }
-    let content = content(mem, memfd, max_content);
+    let content = content(mem, memfd, budget);
     let mut facts = json!({
         "pos": ser.pos.get(),
         "size": ser.size.get(),
@@ -240,11 +273,11 @@ fn memfd_facts(mem: &FileMem, memfd: &Memfd<'_, FileMem>, max_content: u64) -> V
 
 /// The digest of the file's bytes, holes as zeroes; `None` if it is too large, or the image
 /// lacks some of them.
-fn content(mem: &FileMem, memfd: &Memfd<'_, FileMem>, max: u64) -> Option<String> {
-    let size = memfd.descriptor().size.get();
-    if size > max {
+fn content(mem: &FileMem, memfd: &Memfd<'_, FileMem>, budget: &Budget) -> Option<String> {
+    if !budget.covers(memfd) {
         return None;
     }
+    let size = memfd.descriptor().size.get();
     let progress = Progress::new("reading a memory file", Some(size));
     let mut digest = Sha256::new();
     let mut buffer = vec![0; BUFFER];

@@ -55,6 +55,16 @@ impl Arch {
 /// Most words to check an image with: a bit for each page of 256 TiB.
 const MAX_WORKSPACE: u64 = 1 << 30;
 
+/// As many words do for any image: a bit for each page of 2 TiB.
+const MIN_WORKSPACE: u64 = 1 << 23;
+
+/// How many words there may be for each byte of a larger image. A small one can name addresses as
+/// far apart as it likes, but not many.
+const WORDS_PER_BYTE: u64 = 8;
+
+/// How many descriptions are looked at in one memory: each may be as long to check as all of it.
+const MAX_FOUND: usize = 1000;
+
 /// An image, with what is known of the machine it was taken from.
 struct Image {
     memory: FileMem,
@@ -147,7 +157,15 @@ impl Image {
     /// The only whole handover in the memory, wherever it is.
     fn search(&self, machine: Machine<'_>, workspace: &mut Vec<u64>) -> Result<BootData, Failure> {
         let (mut whole, mut others) = (Vec::new(), Vec::new());
-        for (fdt_addr, fdt_size) in search::roots(&self.memory, self.page_size) {
+        let roots = search::roots(&self.memory, self.page_size);
+        if roots.len() > MAX_FOUND {
+            let why = format!(
+                "there are {} descriptions: choose with --kho-data",
+                roots.len()
+            );
+            return Err(Failure::unreadable(why));
+        }
+        for (fdt_addr, fdt_size) in roots {
             // Only the boot data leads to the list of scratch areas.
             let boot = BootData {
                 fdt_addr,
@@ -206,12 +224,14 @@ fn check<'a>(
     machine: Machine<'_>,
     workspace: &mut Vec<u64>,
 ) -> Result<Incoming<'a, FileMem>, Failure> {
-    let checked = with_workspace(workspace, |workspace| {
+    let max = memory.size().saturating_mul(WORDS_PER_BYTE);
+    let max = max.clamp(MIN_WORKSPACE, MAX_WORKSPACE);
+    let checked = with_workspace(workspace, max, |workspace| {
         Incoming::check(memory, boot, machine, workspace)
     });
     checked.map_err(|first| {
         let mut problems = Vec::new();
-        let listed = with_workspace(workspace, |workspace| {
+        let listed = with_workspace(workspace, max, |workspace| {
             problems.clear();
             Incoming::diagnose(memory, boot, machine, workspace, |problem| {
                 if problems.len() < MOST && !problems.contains(&problem) {
@@ -232,9 +252,10 @@ fn check<'a>(
 /// More problems than this are not shown.
 const MOST: usize = 100;
 
-/// Does what says itself how much workspace it needs.
+/// Does what says itself how much workspace it needs, up to `max` words.
 fn with_workspace<T>(
     workspace: &mut Vec<u64>,
+    max: u64,
     mut work: impl FnMut(&mut [u64]) -> Result<T, IncomingError>,
 ) -> Result<T, IncomingError> {
     workspace.resize(workspace.len().max(1 << 12), 0);
@@ -243,7 +264,7 @@ fn with_workspace<T>(
             Err(IncomingError {
                 fault: Fault::Workspace { words },
                 ..
-            }) if words > workspace.len() as u64 && words <= MAX_WORKSPACE => {
+            }) if words > workspace.len() as u64 && words <= max => {
                 workspace.resize(words as usize, 0);
             }
             done => return done,
@@ -323,10 +344,15 @@ fn from_elf(file: File, len: u64, options: &Options) -> Result<Image, Failure> {
     if pieces.is_empty() {
         return Err(broken(&"it has no memory"));
     }
+    let memory = FileMem::new(own, pieces);
+    // The same memory may be there twice, but not two of the same bytes.
+    if memory.size() > len {
+        return Err(broken(&"segments share its bytes"));
+    }
     // What only says where the first instruction would be is no argument of a kernel.
     let entry = Some(PhysAddr::new(elf.ehdr.e_entry)).filter(|entry| entry.as_u64() != 0);
     Ok(Image {
-        memory: FileMem::new(own, pieces),
+        memory,
         arch,
         entry: options.entry.or(entry),
         boot: options.boot,

@@ -95,6 +95,19 @@ impl FileMem {
         self.ranges.iter().copied()
     }
 
+    /// How many pieces of it are kept in memory.
+    #[cfg(test)]
+    pub fn kept(&self) -> usize {
+        self.read.len()
+    }
+
+    /// How much memory the file has.
+    pub fn size(&self) -> u64 {
+        self.ranges()
+            .map(|range| range.size())
+            .fold(0, u64::saturating_add)
+    }
+
     /// What went wrong with the file, the first time that something did.
     pub fn failure(&self) -> Option<io::Error> {
         self.failed.borrow_mut().take()

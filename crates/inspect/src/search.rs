@@ -1,7 +1,7 @@
 //! Looking for a handover in memory of which nothing else is known.
 
 use kho::core::incoming::RootFdt;
-use kho::hal::{FrozenMem, PageSize, PhysAddr};
+use kho::hal::{PageSize, PhysAddr};
 
 use crate::memory::FileMem;
 use crate::progress::Progress;
@@ -49,8 +49,10 @@ fn root(memory: &FileMem, addr: PhysAddr, bytes: &[u8]) -> Option<(PhysAddr, u64
     if size > MAX_FDT {
         return None;
     }
-    let fdt = memory.bytes(addr, size as usize).ok()?;
-    RootFdt::parse(fdt, addr).ok()?;
+    // Not kept: what looks like long descriptions may be on every page.
+    let mut fdt = vec![0; size as usize];
+    memory.copy(addr, &mut fdt).ok()?;
+    RootFdt::parse(&fdt, addr).ok()?;
     Some((addr, size.max(bytes.len() as u64)))
 }
 
@@ -60,7 +62,7 @@ mod tests {
     use std::fs::File;
 
     use kho::core::outgoing::{Outgoing, Tracker};
-    use kho::hal::PhysRange;
+    use kho::hal::{FrozenMem, PhysRange};
     use kho::hal::sim::{SimAlloc, SimMemory};
 
     use super::*;
@@ -95,5 +97,20 @@ mod tests {
         let pieces = vec![(range(0, 0x8_0000), place), (range(0x8_0000, 0x8_0000), 0)];
         let memory = FileMem::new(file, pieces);
         assert_eq!(roots(&memory, page), [(boot.fdt_addr, 4096)]);
+    }
+
+    #[test]
+    fn what_only_looks_like_descriptions_is_not_kept() {
+        let mut page = vec![0; 4096];
+        let header = MAGIC.into_iter().chain((MAX_FDT as u32).to_be_bytes());
+        page.splice(..8, header);
+        let path = std::env::temp_dir().join(format!("kho-inspect-like-{}", std::process::id()));
+        std::fs::write(&path, page.repeat(1024)).unwrap();
+        let file = File::open(&path).unwrap();
+        std::fs::remove_file(path).unwrap();
+        let range = PhysRange::new(PhysAddr::new(0), 4 << 20).unwrap();
+        let memory = FileMem::new(file, vec![(range, 0)]);
+        assert_eq!(roots(&memory, PageSize::Size4K), []);
+        assert_eq!(memory.kept(), 0);
     }
 }

@@ -974,3 +974,39 @@ fn a_search_that_finds_two_handovers_names_both() {
         assert!(error.contains(&addr.to_string()), "{error}");
     }
 }
+
+/// A file of 64 GiB costs an image a number.
+#[test]
+fn holes_of_any_size_are_not_digested() {
+    let mut file = read("linux-7.3-x86_64.elf");
+    let facts = json(&path("linux-7.3-x86_64.elf"));
+    let (old, _) = largest_file(&facts);
+    patch(&mut file, old + 8, &(1u64 << 36).to_le_bytes());
+    let facts = json(&temporary("holes.elf", &file));
+    assert_eq!(largest_file(&facts), (old, 1 << 36));
+    let text = facts.to_string();
+    assert!(text.contains("\"content_in_image\":false"), "{text}");
+}
+
+/// Address of the descriptor, and size, of the largest file.
+fn largest_file(facts: &Value) -> (u64, u64) {
+    let sessions = facts["luo"]["sessions"].as_array().unwrap().iter();
+    let files = sessions.flat_map(|session| session["files"].as_array().unwrap());
+    let size = |file: &Value| file["memfd"]["size"].as_u64().unwrap_or(0);
+    let largest = files.max_by_key(|file| size(file)).unwrap();
+    (largest["data"].as_u64().unwrap(), size(largest))
+}
+
+/// The memory would be larger than the file, without bound.
+#[test]
+fn segments_that_share_bytes_of_the_file() {
+    let mut file = read("linux-7.3-x86_64.elf");
+    let len = file.len() as u64;
+    let second = 64 + 56;
+    let fields = [(8, 0), (24, 1 << 40), (32, len), (40, len)];
+    for (field, value) in fields {
+        let place = second + field..second + field + 8;
+        file[place].copy_from_slice(&u64::to_le_bytes(value));
+    }
+    assert_refused("shared.elf", &file, 2, &["share"]);
+}

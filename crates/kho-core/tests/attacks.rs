@@ -597,6 +597,8 @@ attacks! {
         => Part::Subtree, Fault::Overlap { .. } | Fault::NotPreserved { .. },
     sub_blob_shorter_than_its_structure: |v| v.put(v.in_root(v.at.luo) - 20, 31)
         => Part::Luo, Fault::Mismatch { found: 31, .. },
+    sub_blob_shorter_than_its_version: |v| v.put(v.in_root(v.at.luo) - 20, 7)
+        => Part::Luo, Fault::Mismatch { found: 7, expected: 8, .. },
     sub_blob_of_size_zero: |v| v.put(v.in_root(v.at.note) - 20, 0)
         => Part::Subtree, Fault::Count { found: 0, .. },
     region_that_wraps: |v| {
@@ -774,6 +776,10 @@ attacks! {
         let less = u32::from_be_bytes(size) - 1;
         v.put_bytes(fdt + 32, &less.to_be_bytes());
     } => Part::RootFdt, Fault::Fdt { .. },
+    description_that_goes_on_behind_ram: |v| {
+        v.put_bytes(v.boot_fdt() + 4, &u32::MAX.to_be_bytes());
+        v.at.boot.fdt_size = 1 << 40;
+    } => Part::RootFdt, Fault::NotRam { .. },
     version_without_end: |v| {
         let fdt = v.at.boot.fdt_addr.as_u64();
         v.put_bytes(v.find(fdt, b"kho-v4\0") + 6, b"x");

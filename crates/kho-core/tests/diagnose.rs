@@ -10,8 +10,8 @@ mod common;
 mod victim;
 
 use common::{SCRATCH, addr};
-use kho_core::incoming::{Fault, IncomingError, Machine, Part};
-use kho_hal::PhysAddr;
+use kho_core::incoming::{Fault, IncomingError, Machine, Part, Ram};
+use kho_hal::{PageSize, PhysAddr};
 use victim::{Victim, victim};
 
 fn problems(victim: &Victim) -> Vec<(Part, Fault)> {
@@ -137,4 +137,32 @@ fn what_only_follows_is_not_named() {
     v.put(v.boot_fdt(), 0);
     let found = problems(&v);
     assert!(matches!(found[..], [(Part::RootFdt, _)]), "{found:?}");
+}
+
+/// Memory that is preserved may turn out to be registers.
+#[test]
+fn what_is_preserved_outside_of_ram_is_not_read() {
+    let v = victim();
+    let at = v.at;
+    for hole in [
+        at.metadata,
+        at.memblock,
+        at.luo,
+        at.sessions,
+        at.flbs,
+        at.files,
+        at.memfd,
+        at.list,
+        at.folios,
+    ] {
+        let lent = v.lent().without(hole >> 12);
+        let ram = lent.ram.clone();
+        let machine = Machine {
+            ram: Ram::Known(&ram),
+            ..Machine::unknown(PageSize::Size4K)
+        };
+        let problems = lent.diagnose(at.boot, machine).unwrap();
+        let is_named = |problem: &IncomingError| matches!(problem.fault, Fault::NotRam { .. });
+        assert!(problems.iter().any(is_named), "{hole:#x}: {problems:?}");
+    }
 }

@@ -170,8 +170,8 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
     /// other. `report` hears of each, of some more than once; of none, exactly if the check passes.
     ///
     /// Each scratch area, folio in scratch, sub-blob, region, session and file is looked at by
-    /// itself. What hangs on something that is wrong is not looked at: without a root description or
-    /// with tables of the map that lead nowhere, nothing behind them.
+    /// itself. What hangs on something that is wrong is not looked at: without a root description,
+    /// with tables of the map that lead nowhere or folios that are no RAM, nothing behind them.
     ///
     /// # Errors
     /// [`Fault::Workspace`] only; problems may have been reported before.

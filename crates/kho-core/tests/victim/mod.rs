@@ -460,7 +460,7 @@ pub struct Lent<'a> {
     reads: AtomicU64,
     /// Whether the reader was told what is RAM.
     told: AtomicBool,
-    ram: Vec<PhysRange>,
+    pub ram: Vec<PhysRange>,
     page: PageSize,
     sim: std::marker::PhantomData<&'a Sim>,
 }
@@ -532,6 +532,8 @@ impl<'a> Lent<'a> {
         boot: BootData,
         machine: Machine<'_>,
     ) -> Result<Vec<IncomingError>, IncomingError> {
+        let knows = matches!(machine.ram, Ram::Known(_));
+        self.told.store(knows, Ordering::Relaxed);
         let mut problems = Vec::new();
         let report = |error| {
             if !problems.contains(&error) {

@@ -25,6 +25,8 @@ pub(super) struct CheckedFolios<'c, 'a, M: FrozenMem> {
     /// More than this many cannot be.
     most: u64,
     report: &'c mut Report<'c>,
+    /// The first folios that are no RAM.
+    outside: Option<Fault>,
 }
 
 impl<'c, 'a, M: FrozenMem> CheckedFolios<'c, 'a, M> {
@@ -45,6 +47,7 @@ impl<'c, 'a, M: FrozenMem> CheckedFolios<'c, 'a, M> {
             orders: 0,
             spread,
             report,
+            outside: None,
         }
     }
 
@@ -68,10 +71,12 @@ impl<'c, 'a, M: FrozenMem> CheckedFolios<'c, 'a, M> {
         Ok(())
     }
 
-    /// Goes through all the folios that are left.
+    /// Goes through all the folios that are left. Fails if one is no RAM, whoever heard of it:
+    /// what is preserved is going to be read.
     pub(super) fn finish(&mut self) -> Result<(), IncomingError> {
         while self.next(PhysAddr::new(u64::MAX))? {}
-        Ok(())
+        let outside = self.outside.take();
+        outside.map_or(Ok(()), |fault| Err(Part::Map.is(fault)))
     }
 
     /// Checks the next folios: a run, or several whose range ends at `border` or below.
@@ -89,6 +94,9 @@ impl<'c, 'a, M: FrozenMem> CheckedFolios<'c, 'a, M> {
         }
         if !free.contains_range(range) {
             let ram = self.ram.range(range.start(), range.size());
+            if let Err(fault) = &ram {
+                self.outside.get_or_insert_with(|| fault.clone());
+            }
             match ram.and_then(|ram| self.scratch.refuse(ram)) {
                 Ok(()) => {
                     let ram = self.ram.around(range.start());
