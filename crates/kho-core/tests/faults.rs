@@ -249,7 +249,7 @@ fn with_area(o: &Out<'_>, w: &mut World<'_>, chunks: u64) {
     w.area = Some(vmalloc::preserve(o.tracker(), &groups, Order::ZERO).unwrap());
 }
 
-/// Frees the tree once more, in whatever state; what fails is told by nothing but that.
+/// Destroys LUO, which does not say why it could not be, but comes back.
 fn destroy_luo<'m>(o: &Out<'m>, w: &mut World<'m>) -> Result<(), OutgoingError> {
     let luo = w.luo.take().unwrap();
     luo.destroy(o).map_err(|left| {
