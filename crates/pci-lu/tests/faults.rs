@@ -28,7 +28,7 @@ use common::{File, PAGE};
 use kho_abi::pci::functions;
 use kho_core::incoming::{Incoming, Machine};
 use kho_hal::sim::{Attempt, Failing, Faulty, FrozenSim, every_failure};
-use kho_hal::{FrozenMem, Order, PciConfigAccess, PhysAddr, Sbdf, Width};
+use kho_hal::{Order, PciConfigAccess, PhysAddr, Sbdf, Width};
 use kho_pci_lu::{
     BusNumbers, Functions, Guarded, Kind, OutgoingForm, Record, Registry, Setting, State,
     for_each_field, for_each_field_of_fit, kind_of,
@@ -457,10 +457,7 @@ fn every_failure_of_arriving(
     })
 }
 
-fn receive_all<M: FrozenMem>(
-    registry: &Registry<Config>,
-    incoming: &Incoming<'_, M>,
-) -> Result<(), String> {
+fn receive_all(registry: &Registry<Config>, incoming: &Handed<'_>) -> Result<(), String> {
     let mut workspace = vec![0; 4096];
     let functions = Functions::read(incoming, &mut workspace).map_err(text)?;
     let record = Record::read(incoming, &mut workspace)
@@ -516,7 +513,7 @@ arriving! {
             less => Err(format!("{less} functions")),
         }
     };
-    receiving: V2, |_, _| {} => |r, i| receive_all(r, i);
+    receiving: V2, |_, _| {} => receive_all;
 }
 
 // `Registry`, incoming: `set_up`, `bars` and `bus_numbers`. What follows touches nothing.
