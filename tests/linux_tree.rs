@@ -88,7 +88,7 @@ fn the_same_folios_give_the_same_tree() {
                 for Folio { addr, order } in incoming.folios() {
                     tracker.preserve_folio(addr, order).unwrap();
                 }
-                tracker.for_each_page(|_| pages += 1);
+                tracker.for_each_page(|_| pages += 1).unwrap();
                 tracker.root().as_u64()
             };
             let ours = memory.freeze();

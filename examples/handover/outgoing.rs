@@ -124,7 +124,9 @@ fn survivors(
 ) -> Vec<PhysRange> {
     let tracker = outgoing.tracker();
     let mut keep = vec![range((SCRATCH_ARRAY, PAGE.bytes()))];
-    tracker.for_each_page(|page| keep.push(range((page.as_u64(), PAGE.bytes()))));
+    tracker
+        .for_each_page(|page| keep.push(range((page.as_u64(), PAGE.bytes()))))
+        .expect("the tree is memory");
     let live = alloc
         .live()
         .into_iter()

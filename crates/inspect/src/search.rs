@@ -62,8 +62,8 @@ mod tests {
     use std::fs::File;
 
     use kho::core::outgoing::{Outgoing, Tracker};
-    use kho::hal::{FrozenMem, PhysRange};
     use kho::hal::sim::{SimAlloc, SimMemory};
+    use kho::hal::{FrozenMem, PhysRange};
 
     use super::*;
 

@@ -194,7 +194,8 @@ impl BootData {
     /// Puts these numbers in the place of those that were read there.
     ///
     /// # Errors
-    /// [`OutgoingError::Memory`]; [`OutgoingError::TooMany`] if a number needs more cells.
+    /// [`OutgoingError::Memory`]; [`OutgoingError::TooMany`] if a number needs more cells. Then the
+    /// numbers are as before.
     pub fn replace<M: PhysMem>(&self, mem: &M, place: BootPlace) -> Result<(), OutgoingError> {
         match place {
             BootPlace::SetupData(node) => {
@@ -207,21 +208,17 @@ impl BootData {
                 address_cells,
                 size_cells,
             } => {
-                let write = |mut at: PhysAddr, number: u64, cells: usize| {
-                    let bytes = number.to_be_bytes();
-                    let (high, low) = bytes.split_at(8 - 4 * cells.clamp(1, 2));
-                    if high.iter().any(|&byte| byte != 0) {
-                        let max = u32::MAX.into();
-                        return Err(OutgoingError::TooMany { max });
-                    }
-                    mem.write(at, low)?;
-                    at = PhysAddr::new(at.as_u64() + low.len() as u64);
-                    Ok(at)
-                };
-                let size_at = write(fdt, self.fdt_addr.as_u64(), address_cells)?;
-                write(size_at, self.fdt_size, size_cells)?;
-                let size_at = write(scratch, self.scratch_addr.as_u64(), address_cells)?;
-                write(size_at, self.scratch_size, size_cells)?;
+                let cells = (address_cells, size_cells);
+                let new_fdt = Pair::of(self.fdt_addr, self.fdt_size, cells)?;
+                let new_scratch = Pair::of(self.scratch_addr, self.scratch_size, cells)?;
+                let mut old_fdt = new_fdt;
+                mem.read(fdt, old_fdt.bytes_mut())?;
+                mem.write(fdt, new_fdt.bytes())?;
+                if let Err(error) = mem.write(scratch, new_scratch.bytes()) {
+                    // Written a moment ago.
+                    let _ = mem.write(fdt, old_fdt.bytes());
+                    return Err(error.into());
+                }
                 Ok(())
             }
         }
@@ -276,6 +273,50 @@ impl BootData {
                 pair(self.scratch_addr, self.scratch_size),
             ),
         ]
+    }
+}
+
+/// An address and a size as big-endian cells.
+#[derive(Clone, Copy)]
+struct Pair {
+    bytes: [u8; 16],
+    len: usize,
+}
+
+impl Pair {
+    fn of(
+        addr: PhysAddr,
+        size: u64,
+        (address_cells, size_cells): (usize, usize),
+    ) -> Result<Self, OutgoingError> {
+        let mut pair = Self {
+            bytes: [0; 16],
+            len: 0,
+        };
+        pair.push(addr.as_u64(), address_cells)?;
+        pair.push(size, size_cells)?;
+        Ok(pair)
+    }
+
+    fn push(&mut self, number: u64, cells: usize) -> Result<(), OutgoingError> {
+        let bytes = number.to_be_bytes();
+        let (high, low) = bytes.split_at(8 - 4 * cells.clamp(1, 2));
+        if high.iter().any(|&byte| byte != 0) {
+            let max = u32::MAX.into();
+            return Err(OutgoingError::TooMany { max });
+        }
+        let free = self.bytes.iter_mut().skip(self.len);
+        free.zip(low).for_each(|(to, from)| *to = *from);
+        self.len += low.len();
+        Ok(())
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        self.bytes.get_mut(..self.len).unwrap_or_default()
     }
 }
 

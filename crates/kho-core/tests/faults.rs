@@ -1,8 +1,11 @@
 //! The n-th allocation or the n-th access to memory fails, for every n and every operation.
 //!
-//! Afterwards the state is as before or as after, nothing leaks, and a retry succeeds. The state is
-//! what a successor would read: preserved folios and sub-blobs, and what is allocated besides the
-//! tree, which never shrinks.
+//! Afterwards the state is as before or as after, nothing leaks, and a retry succeeds
+//! ([`every_failure`]). Of an outgoing operation the state is what a successor would read: preserved
+//! folios and sub-blobs, and what is allocated besides the tree, which never shrinks.
+//!
+//! The tables are in the order of the public functions: each that touches memory or allocates pages
+//! has its line.
 #![allow(
     clippy::indexing_slicing,
     clippy::panic,
@@ -19,17 +22,16 @@ use common::{FREE, Sim, addr, order, pages};
 use kho_abi::fdt::Generation;
 use kho_abi::luo::LuoFileSer;
 use kho_abi::vmalloc::KhoVmalloc;
-use kho_core::incoming::{Fault, Folio, Incoming, Machine, Region};
+use kho_core::incoming::{Folio, Region};
 use kho_core::outgoing::luo::{Flb, LiveFile, Luo};
 use kho_core::outgoing::memfd::{self, MemfdFile};
 use kho_core::outgoing::{
-    BlockSet, Outgoing, OutgoingError, Participant, StateTree, metadata, reserve_mem, vmalloc,
+    BlockSet, Outgoing, OutgoingError, Participant, StateTree, Value, metadata, reserve_mem,
+    vmalloc, write_scratch_array,
 };
-use kho_core::preflight::{Consumer, preflight};
-use kho_core::translate::translate;
 use kho_core::{BootData, BootPlace, Tracker};
-use kho_hal::sim::{Faulty, SimAlloc, SimMemory};
-use kho_hal::{Order, PageSize, PhysAddr, PhysMem};
+use kho_hal::sim::{Attempt, Failing, Faulty, SimAlloc, SimMemory, every_failure};
+use kho_hal::{Order, PageSize, PhysAddr, PhysMem, PhysRange};
 
 const PAGE: PageSize = PageSize::Size4K;
 
@@ -37,13 +39,6 @@ type Memory<'m> = &'m Faulty<&'m SimMemory>;
 type Alloc<'m> = &'m SimAlloc<&'m SimMemory>;
 type Out<'m> = Outgoing<'m, Memory<'m>, Alloc<'m>>;
 type Track<'m> = Tracker<'m, Memory<'m>, Alloc<'m>>;
-
-/// What is made to fail.
-#[derive(Clone, Copy, Debug)]
-enum What {
-    Allocation,
-    Access,
-}
 
 /// What an operation needs besides the handover.
 #[derive(Default)]
@@ -58,28 +53,6 @@ struct World<'m> {
 type Prepare = for<'m> fn(&Out<'m>, &mut World<'m>);
 type Work = for<'m> fn(&mut Out<'m>, &mut World<'m>) -> Result<(), OutgoingError>;
 
-/// What is there while an operation is tried.
-struct On<'m> {
-    memory: Memory<'m>,
-    alloc: Alloc<'m>,
-}
-
-impl On<'_> {
-    fn fail(&self, what: What, n: Option<u64>) {
-        match what {
-            What::Allocation => self.alloc.fail_at(n),
-            What::Access => self.memory.fail_at(n),
-        }
-    }
-
-    fn calls(&self, what: What) -> u64 {
-        match what {
-            What::Allocation => self.alloc.calls(),
-            What::Access => self.memory.calls(),
-        }
-    }
-}
-
 /// What a successor would find, and what is allocated besides the tree's pages.
 #[derive(Debug, PartialEq)]
 struct State {
@@ -91,9 +64,10 @@ struct State {
     objects: Vec<(String, u64)>,
 }
 
-fn state<'m>(outgoing: &mut Out<'m>, world: &mut World<'m>, sim: &Sim, on: &On<'_>) -> State {
+fn state<'m>(outgoing: &mut Out<'m>, world: &mut World<'m>, sim: &Sim) -> State {
     let mut tree = Vec::new();
-    outgoing.tracker().for_each_page(|page| tree.push(page));
+    let note = |page| tree.push(page);
+    outgoing.tracker().for_each_page(note).unwrap();
     let mut folios = Vec::new();
     leaves(sim, outgoing.tracker().root().as_u64(), 5, 0, &mut folios);
     let fdt = fdt_of(sim);
@@ -102,7 +76,7 @@ fn state<'m>(outgoing: &mut Out<'m>, world: &mut World<'m>, sim: &Sim, on: &On<'
     // Behind its end there may be the rest of a longer one.
     let len = u32::from_be_bytes(description[4..8].try_into().unwrap());
     description.truncate(len as usize);
-    let mut live = on.alloc.live();
+    let mut live = outgoing.tracker().page_alloc().live();
     live.retain(|(page, _)| !tree.contains(page));
     let tokens = world.blocks.iter(outgoing.tracker());
     let blocks = tokens.map(|entry| entry.unwrap().token.get()).collect();
@@ -154,69 +128,54 @@ fn leaves(sim: &Sim, node: u64, level: u32, key: u64, folios: &mut Vec<(PhysAddr
     }
 }
 
-/// Tries `work` with each failure in turn; returns how many there were.
-fn every_failure(name: &str, prepare: Prepare, work: Work) -> u64 {
-    let mut faults = 0;
-    let whole = whole(prepare, work);
-    for what in [What::Allocation, What::Access] {
-        // Long operations do the same again and again: after some hundred, not every access fails.
-        for n in (0..300).chain((300..).step_by(61)) {
-            let sim = Sim::new(PAGE);
-            let memory = Faulty::new(&sim.memory);
-            let alloc = sim.alloc();
-            let tracker = Tracker::new(&memory, &alloc, PAGE, &sim.scratch).unwrap();
-            let mut outgoing = Outgoing::new(tracker).unwrap();
-            let mut world = World::default();
-            let on = On {
-                memory: &memory,
-                alloc: &alloc,
-            };
-            prepare(&outgoing, &mut world);
-            let before = state(&mut outgoing, &mut world, &sim, &on);
-            on.fail(what, Some(n));
-            let calls = on.calls(what);
-            let result = work(&mut outgoing, &mut world);
-            let failed = on.calls(what) - calls > n;
-            on.fail(what, None);
-            if !failed {
-                result.unwrap();
-                break;
-            }
-            faults += 1;
-            let after = state(&mut outgoing, &mut world, &sim, &on);
-            if result.is_err() {
-                assert_eq!(after, before, "{name}: {what:?} {n} changed something");
-                let retried = work(&mut outgoing, &mut world);
-                assert_eq!(retried, Ok(()), "{name}: retry after {what:?} {n}");
-            }
-            let mut now = state(&mut outgoing, &mut world, &sim, &on);
-            if result.is_ok() && LEAKS.contains(&name) {
-                now.live.retain(|page| whole.live.contains(page));
-            }
-            assert_eq!(now, whole, "{name}: not all was done after {what:?} {n}");
-        }
-    }
-    faults
+/// An operation on a handover.
+struct Operation<'t, 'm> {
+    sim: &'t Sim,
+    memory: Memory<'m>,
+    alloc: Alloc<'m>,
+    outgoing: Out<'m>,
+    world: World<'m>,
+    work: Work,
 }
 
-/// Whoever frees the pages of a list finds each by the one before; what fails then is lost.
-const LEAKS: [&str; 2] = ["unpreserving_an_area", "unpreserving_a_memory_file"];
+impl Attempt for Operation<'_, '_> {
+    type State = State;
+    type Error = OutgoingError;
 
-/// What is there when nothing fails.
-fn whole(prepare: Prepare, work: Work) -> State {
-    let sim = Sim::new(PAGE);
-    let memory = Faulty::new(&sim.memory);
-    let alloc = sim.alloc();
-    let tracker = Tracker::new(&memory, &alloc, PAGE, &sim.scratch).unwrap();
-    let mut outgoing = Outgoing::new(tracker).unwrap();
-    let mut world = World::default();
-    let on = On {
-        memory: &memory,
-        alloc: &alloc,
-    };
-    prepare(&outgoing, &mut world);
-    work(&mut outgoing, &mut world).unwrap();
-    state(&mut outgoing, &mut world, &sim, &on)
+    fn sources(&self) -> Vec<(&'static str, &dyn Failing)> {
+        vec![("allocation", self.alloc), ("access", self.memory)]
+    }
+
+    fn state(&mut self) -> State {
+        state(&mut self.outgoing, &mut self.world, self.sim)
+    }
+
+    fn work(&mut self) -> Result<(), OutgoingError> {
+        (self.work)(&mut self.outgoing, &mut self.world).inspect_err(|error| {
+            let named = matches!(error, OutgoingError::Alloc(_) | OutgoingError::Memory(_));
+            assert!(named, "not what failed: {error}");
+        })
+    }
+}
+
+fn every_failure_of(prepare: Prepare, work: Work) -> u64 {
+    every_failure(|attempt| {
+        let sim = Sim::new(PAGE);
+        let memory = Faulty::new(&sim.memory);
+        let alloc = sim.alloc();
+        let tracker = Tracker::new(&memory, &alloc, PAGE, &sim.scratch).unwrap();
+        let outgoing = Outgoing::new(tracker).unwrap();
+        let mut world = World::default();
+        prepare(&outgoing, &mut world);
+        attempt(&mut Operation {
+            sim: &sim,
+            memory: &memory,
+            alloc: &alloc,
+            outgoing,
+            world,
+            work,
+        });
+    })
 }
 
 /// The only page of the heap that starts with the magic of a tree, when nothing else was added.
@@ -255,10 +214,21 @@ fn spread() -> impl Iterator<Item = (PhysAddr, Order)> + Clone {
     (0..300).map(|i| (addr((FREE + i * 512) << 12), order(i as u32 % 2)))
 }
 
-/// Finalizes in a generation whose map is not the tree that is kept.
+/// Finalizes in a generation, with what users hand over in nodes; they become sub-blobs or stay inline.
 fn finalize_as(o: &mut Out<'_>, generation: Generation) -> Result<(), OutgoingError> {
     let array = addr(common::SCRATCH.0 << 12);
-    let ready = o.finalize_as(generation, array, &mut [], &StateTree::new());
+    let mut state = StateTree::new();
+    for name in ["a", "b"] {
+        state.add_node(&[], name).unwrap();
+        let value = Value::Bytes(&[7; 5000]);
+        let value = if generation.is_nested() {
+            value
+        } else {
+            Value::U64(7)
+        };
+        state.add_property(&[name], "p", value).unwrap();
+    }
+    let ready = o.finalize_as(generation, array, &mut [], &state);
     ready.map(|ready| ready.abort())
 }
 
@@ -267,8 +237,25 @@ fn preserve_many(o: &Out<'_>) {
     o.tracker().preserve_pages(range).unwrap();
 }
 
-fn groups() -> Vec<PhysAddr> {
-    (0..520).map(|i| addr((FREE + i * 2) << 12)).collect()
+/// So many groups that the list of them has `chunks` pages.
+fn groups(chunks: u64) -> Vec<PhysAddr> {
+    (0..chunks * 511 - 3)
+        .map(|i| addr((FREE + i * 2) << 12))
+        .collect()
+}
+
+fn with_area(o: &Out<'_>, w: &mut World<'_>, chunks: u64) {
+    let groups = groups(chunks);
+    w.area = Some(vmalloc::preserve(o.tracker(), &groups, Order::ZERO).unwrap());
+}
+
+/// Destroys LUO, which does not say why it could not be, but comes back.
+fn destroy_luo<'m>(o: &Out<'m>, w: &mut World<'m>) -> Result<(), OutgoingError> {
+    let luo = w.luo.take().unwrap();
+    luo.destroy(o).map_err(|left| {
+        w.luo = Some(left);
+        OutgoingError::Memory(kho_hal::MemError::Misaligned { addr: addr(1) })
+    })
 }
 
 fn region() -> Region<'static> {
@@ -338,20 +325,16 @@ macro_rules! operations {
         $(#[$doc])*
         #[test]
         fn $name() {
-            let faults = every_failure(stringify!($name), $prepare, $work);
+            let faults = every_failure_of($prepare, $work);
             println!("{faults} faults in {}", stringify!($name));
             assert!(faults > 0);
         }
     )*};
 }
 
+// `Tracker`.
 operations! {
     preserving_a_folio: |_, _| {} => |o, _| o.tracker().preserve_folio(addr(FREE << 12), order(3));
-    preserving_pages: |_, _| {} => |o, _| o.tracker().preserve_pages(pages(PAGE, FREE + 1, 5_000));
-    unpreserving_a_folio: |o, _| o.tracker().preserve_folio(addr(FREE << 12), order(3)).unwrap()
-        => |o, _| o.tracker().unpreserve_folio(addr(FREE << 12), order(3));
-    unpreserving_pages: |o, _| o.tracker().preserve_pages(pages(PAGE, FREE + 1, 5_000)).unwrap()
-        => |o, _| o.tracker().unpreserve_pages(pages(PAGE, FREE + 1, 5_000));
     preserving_folios: |_, _| {} => |o, _| o.tracker().preserve_folios(spread());
     unpreserving_folios: |o, _| o.tracker().preserve_folios(spread()).unwrap()
         => |o, _| o.tracker().unpreserve_folios(spread());
@@ -360,54 +343,35 @@ operations! {
     unpreserving_a_run: |o, _| {
         o.tracker().preserve_run(pages(PAGE, FREE, 1 << 18), order(1)).unwrap();
     } => |o, _| o.tracker().unpreserve_run(pages(PAGE, FREE, 1 << 18), order(1));
+    unpreserving_a_folio: |o, _| o.tracker().preserve_folio(addr(FREE << 12), order(3)).unwrap()
+        => |o, _| o.tracker().unpreserve_folio(addr(FREE << 12), order(3));
+    preserving_pages: |_, _| {} => |o, _| o.tracker().preserve_pages(pages(PAGE, FREE + 1, 5_000));
+    unpreserving_pages: |o, _| preserve_many(o)
+        => |o, _| o.tracker().unpreserve_pages(pages(PAGE, FREE + 1, 5_000));
+    checking_pages: |o, _| preserve_many(o)
+        => |o, _| o.tracker().check_pages_preserved(pages(PAGE, FREE + 1, 5_000));
+    allocating_preserved_memory: |_, _| {} => |o, _| o.tracker().alloc_preserved(9000).map(drop);
     freeing_preserved_memory: |o, w| w.page = Some(o.tracker().alloc_preserved(9000).unwrap())
         => |o, w| {
             let (addr, order) = w.page.unwrap();
             o.tracker().free_preserved(addr, order)
         };
-    allocating_preserved_memory: |_, _| {} => |o, _| o.tracker().alloc_preserved(9000).map(drop);
-    adding_a_sub_blob: |_, _| {} => |o, _| o.add_blob("b", &[1; 9000]).map(drop);
-    removing_a_sub_blob: |o, _| { o.add_blob("b", &[1; 9000]).unwrap(); }
-        => |o, _| o.remove_blob("b");
+    visiting_pages: |o, _| preserve_many(o) => |o, _| {
+        let mut pages = 0;
+        o.tracker().for_each_page(|_| pages += 1)?;
+        assert_eq!(pages, 52);
+        Ok(())
+    };
+}
+
+// `Outgoing`.
+operations! {
     adding_a_subtree: |_, _| {} => |o, _| o.add_subtree("s", pages(PAGE, FREE, 1));
     removing_a_subtree: |o, _| o.add_subtree("s", pages(PAGE, FREE, 1)).unwrap()
         => |o, _| o.remove_subtree("s").map(drop);
-    publishing_metadata: |_, _| {} => |o, _| metadata::publish(o, "r", None);
-    publishing_regions: |_, _| {} => |o, _| reserve_mem::publish(o, &[region()]);
-    preserving_an_area: |_, _| {} => |o, w| {
-        w.area = Some(vmalloc::preserve(o.tracker(), &groups(), Order::ZERO)?);
-        Ok(())
-    };
-    unpreserving_an_area: |o, w| {
-        w.area = Some(vmalloc::preserve(o.tracker(), &groups(), Order::ZERO).unwrap());
-    } => |o, w| vmalloc::unpreserve(o.tracker(), &w.area.unwrap());
-    preserving_a_memory_file: |_, _| {} => |o, w| {
-        w.file = Some(memfd::preserve(o.tracker(), file(&folios()))?);
-        Ok(())
-    };
-    unpreserving_a_memory_file: |o, w| {
-        w.file = Some(memfd::preserve(o.tracker(), file(&folios())).unwrap());
-    } => |o, w| memfd::unpreserve(o.tracker(), file(&folios()), w.file.unwrap());
-    moving_in_a_memory_file: |o, w| {
-        w.file = Some(memfd::preserve(o.tracker(), file(&folios())).unwrap());
-    } => |o, w| memfd::set_pos(o.tracker(), w.file.unwrap(), 5);
-    writing_an_entry: |o, w| w.blocks.resize(o.tracker(), 200).unwrap() => |o, w| {
-        let mut entry = w.blocks.read(o.tracker(), 199)?;
-        entry.token = 7.into();
-        w.blocks.write(o.tracker(), 199, &entry)
-    };
-    growing_blocks: |o, w| w.blocks.resize(o.tracker(), 3).unwrap()
-        => |o, w| w.blocks.resize(o.tracker(), 200);
-    shrinking_blocks: |o, w| w.blocks.resize(o.tracker(), 200).unwrap()
-        => |o, w| w.blocks.resize(o.tracker(), 3);
-    starting_luo: |_, _| {} => |o, w| {
-        w.luo = Some(Luo::new(o, 0)?);
-        Ok(())
-    };
-    creating_a_session: with_session => |o, w| luo(w).create_session(o.tracker(), "two");
-    destroying_a_session: with_session => |o, w| luo(w).destroy_session(o.tracker(), "one");
-    preserving_a_file: with_session
-        => |o, w| luo(w).preserve_file(o.tracker(), "one", 64, Box::new(Live(64)));
+    adding_a_sub_blob: |_, _| {} => |o, _| o.add_blob("b", &[1; 9000]).map(drop);
+    removing_a_sub_blob: |o, _| { o.add_blob("b", &[1; 9000]).unwrap(); }
+        => |o, _| o.remove_blob("b");
     finalizing: with_session => |o, w| {
         let array = addr(common::SCRATCH.0 << 12);
         o.finalize(array, &mut [luo(w)]).map(|ready| ready.abort())
@@ -420,223 +384,228 @@ operations! {
         => |o, _| finalize_as(o, Generation::V1Page);
     finalizing_as_v2: |o, _| preserve_many(o) => |o, _| finalize_as(o, Generation::V2);
     finalizing_as_v3: |o, _| preserve_many(o) => |o, _| finalize_as(o, Generation::V3);
+    finalizing_as_v4: |o, _| preserve_many(o) => |o, _| finalize_as(o, Generation::V4);
 }
 
-/// The tree and the description, before there is anything to compare: all or nothing is allocated.
+// `BlockSet`.
+operations! {
+    growing_blocks: |o, w| w.blocks.resize(o.tracker(), 3).unwrap()
+        => |o, w| w.blocks.resize(o.tracker(), 200);
+    shrinking_blocks: |o, w| w.blocks.resize(o.tracker(), 200).unwrap()
+        => |o, w| w.blocks.resize(o.tracker(), 3);
+    writing_an_entry: |o, w| w.blocks.resize(o.tracker(), 200).unwrap() => |o, w| {
+        let mut entry = w.blocks.read(o.tracker(), 199)?;
+        entry.token = 7.into();
+        w.blocks.write(o.tracker(), 199, &entry)
+    };
+    reading_entries: |o, w| w.blocks.resize(o.tracker(), 200).unwrap()
+        => |o, w| w.blocks.iter(o.tracker()).try_for_each(|entry| entry.map(drop));
+}
+
+// `vmalloc`, `memfd`, `metadata` and `reserve_mem`.
+operations! {
+    preserving_an_area: |_, _| {} => |o, w| {
+        w.area = Some(vmalloc::preserve(o.tracker(), &groups(2), Order::ZERO)?);
+        Ok(())
+    };
+    unpreserving_an_area: |o, w| with_area(o, w, 2)
+        => |o, w| vmalloc::unpreserve(o.tracker(), &w.area.unwrap());
+    /// The list has so many pages that they are gathered in memory.
+    unpreserving_a_large_area: |o, w| with_area(o, w, 5)
+        => |o, w| vmalloc::unpreserve(o.tracker(), &w.area.unwrap());
+    preserving_a_memory_file: |_, _| {} => |o, w| {
+        w.file = Some(memfd::preserve(o.tracker(), file(&folios()))?);
+        Ok(())
+    };
+    unpreserving_a_memory_file: |o, w| {
+        w.file = Some(memfd::preserve(o.tracker(), file(&folios())).unwrap());
+    } => |o, w| memfd::unpreserve(o.tracker(), file(&folios()), w.file.unwrap());
+    moving_in_a_memory_file: |o, w| {
+        w.file = Some(memfd::preserve(o.tracker(), file(&folios())).unwrap());
+    } => |o, w| memfd::set_pos(o.tracker(), w.file.unwrap(), 5);
+    publishing_metadata: |_, _| {} => |o, _| metadata::publish(o, "r", None);
+    publishing_regions: |_, _| {} => |o, _| reserve_mem::publish(o, &[region()]);
+}
+
+// `Luo`; it is frozen and unfrozen as one finalizes.
+operations! {
+    starting_luo: |_, _| {} => |o, w| {
+        w.luo = Some(Luo::new(o, 0)?);
+        Ok(())
+    };
+    destroying_luo: with_session => |o, w| destroy_luo(o, w);
+    creating_a_session: with_session => |o, w| luo(w).create_session(o.tracker(), "two");
+    destroying_a_session: with_session => |o, w| luo(w).destroy_session(o.tracker(), "one");
+    preserving_a_file: with_session
+        => |o, w| luo(w).preserve_file(o.tracker(), "one", 64, Box::new(Live(64)));
+}
+
+/// [`Tracker::new`] and [`Outgoing::new`], before there is anything to compare.
+struct Start<'m> {
+    sim: &'m Sim,
+    memory: Memory<'m>,
+    alloc: Alloc<'m>,
+    started: Option<Out<'m>>,
+}
+
+impl Attempt for Start<'_> {
+    type State = Vec<(PhysAddr, Order)>;
+    type Error = OutgoingError;
+
+    fn sources(&self) -> Vec<(&'static str, &dyn Failing)> {
+        vec![("allocation", self.alloc), ("access", self.memory)]
+    }
+
+    fn state(&mut self) -> Self::State {
+        self.alloc.live()
+    }
+
+    fn work(&mut self) -> Result<(), OutgoingError> {
+        let tracker = Tracker::new(self.memory, self.alloc, PAGE, &self.sim.scratch)?;
+        self.started = Some(Outgoing::new(tracker)?);
+        Ok(())
+    }
+}
+
 #[test]
 fn starting() {
-    let mut faults = 0;
-    for (what, n) in [What::Allocation, What::Access]
-        .into_iter()
-        .flat_map(|what| (0..300).map(move |n| (what, n)))
-    {
+    let faults = every_failure(|attempt| {
         let sim = Sim::new(PAGE);
         let memory = Faulty::new(&sim.memory);
         let alloc = sim.alloc();
-        let on = On {
+        attempt(&mut Start {
+            sim: &sim,
             memory: &memory,
             alloc: &alloc,
-        };
-        let start = || {
-            let tracker = Tracker::new(&memory, &alloc, PAGE, &sim.scratch)?;
-            Outgoing::new(tracker)
-        };
-        on.fail(what, Some(n));
-        let calls = on.calls(what);
-        let started = start().map(Outgoing::destroy);
-        let failed = on.calls(what) > calls + n;
-        on.fail(what, None);
-        faults += u64::from(failed);
-        // What cannot report, such as giving back, may leave something.
-        assert!(started.is_ok() || alloc.live().is_empty(), "{what:?} {n}");
-        assert!(start().is_ok(), "retry after {what:?} {n}");
-    }
+            started: None,
+        });
+    });
     println!("{faults} faults in starting");
     assert!(faults > 0);
 }
 
-/// The check, with every read failing in turn: an error that names the memory, and a retry succeeds.
+/// [`Outgoing::destroy`] and [`Tracker::destroy`]: what is left can be destroyed again.
 #[test]
-fn checking_a_handover() {
-    let v = victim::victim();
-    let lent = v.lent();
-    let memory = Faulty::new(&lent);
-    let machine = Machine::unknown(PAGE);
-    let check = || Incoming::check(&memory, v.at.boot, machine, &mut [0; 64]).map(drop);
-    assert_eq!(check(), Ok(()));
-    let reads = memory.calls();
-    for n in 0..reads {
-        memory.fail_at(Some(n));
-        let failed = check();
-        memory.fail_at(None);
-        // The metadata is what nothing depends on.
-        let fault = failed.map_err(|error| error.fault);
-        assert!(
-            matches!(fault, Ok(()) | Err(Fault::Memory(_))),
-            "{n}: {fault:?}"
-        );
-    }
-    assert_eq!(check(), Ok(()));
-    println!("{reads} faults in checking_a_handover");
-}
-
-/// What is asked for after the check, with every read failing in turn: less is found, and nothing
-/// that is not there.
-#[test]
-fn reading_a_handover() {
-    let v = victim::victim();
-    let lent = v.lent();
-    let memory = Faulty::new(&lent);
-    let machine = Machine::unknown(PAGE);
-    let incoming = Incoming::check(&memory, v.at.boot, machine, &mut [0; 64]).unwrap();
-    let before = memory.calls();
-    let all: Vec<_> = incoming.folios().collect();
-    let folio_reads = memory.calls() - before;
-    for n in 0..folio_reads {
-        memory.fail_at(Some(n));
-        let found: Vec<_> = incoming.folios().collect();
-        memory.fail_at(None);
-        assert!(found.iter().all(|folio| all.contains(folio)), "{n}");
-        assert!(found.is_sorted());
-    }
-    let before = memory.calls();
-    victim::ask_everything(&incoming);
-    let reads = memory.calls() - before;
-    // Each goes through everything, so only some of the many.
-    let step = reads / 100;
-    for n in (0..reads).step_by(step as usize) {
-        lent.forget_reads();
-        memory.fail_at(Some(n));
-        victim::ask_everything(&incoming);
-        memory.fail_at(None);
-    }
-    println!(
-        "{} faults in reading_a_handover",
-        reads / step + folio_reads
-    );
-}
-
-/// What only its owner knows of, what a consumer will do with it, and the boot data: with every read
-/// failing in turn, an error or less is found.
-#[test]
-fn looking_further() {
-    let v = victim::victim();
-    let lent = v.lent();
-    let memory = Faulty::new(&lent);
-    let machine = Machine::unknown(PAGE);
-    let incoming = Incoming::check(&memory, v.at.boot, machine, &mut [0; 64]).unwrap();
-    let node = v.at.boot.to_setup_data(addr(0));
-    let mut small = SimMemory::new([pages(PAGE, 1, 1)]).unwrap();
-    small.write(addr(0x1000), &node).unwrap();
-    small.write(addr(0x1e00), &0x1000u64.to_le_bytes()).unwrap();
-    let frozen = small.freeze();
-    let boot_memory = Faulty::new(&frozen);
-    let area = || incoming.vmalloc(v.at.area, &mut [0; 256]).map(drop);
-    let head = addr(v.at.blocks);
-    let blocks = || {
-        let blocks = incoming.blocks::<[u8; 64]>(head, &mut [0; 256]);
-        blocks.map(drop)
-    };
-    let page = addr(victim::LONE.0 << 12);
-    let bytes = || incoming.bytes(page, 1, &mut [0; 256]).map(drop);
+fn destroying() {
     let mut faults = 0;
-    for look in [&area as &dyn Fn() -> Result<(), _>, &blocks, &bytes] {
-        let found = look();
-        // Each goes through everything first, so only some of the many.
-        for n in (0..).step_by(5) {
-            lent.forget_reads();
-            memory.fail_at(Some(n));
-            let calls = memory.calls();
-            let failed = look();
-            memory.fail_at(None);
-            if memory.calls() - calls <= n {
-                assert_eq!(failed, found);
-                break;
+    for n in 0.. {
+        let sim = Sim::new(PAGE);
+        let memory = Faulty::new(&sim.memory);
+        let alloc = sim.alloc();
+        let tracker = Tracker::new(&memory, &alloc, PAGE, &sim.scratch).unwrap();
+        let outgoing = Outgoing::new(tracker).unwrap();
+        preserve_many(&outgoing);
+        memory.fail_at(Some(n));
+        let (tree, again) = match outgoing.destroy() {
+            Ok(()) => (alloc.live(), true),
+            Err(left) => {
+                assert!(left.destroy().is_ok(), "again after access {n}");
+                (alloc.live(), false)
             }
-            faults += 1;
-            // The metadata is what nothing depends on.
-            let fault = failed.clone().map_err(|error| error.fault);
-            assert!(
-                matches!(fault, Err(Fault::Memory(_))) || failed == found,
-                "{n}: {fault:?}"
-            );
-        }
-        assert_eq!(look(), found);
-    }
-    let before = memory.calls();
-    let all = preflight(&incoming, Consumer::Ours);
-    for n in 0..memory.calls() - before {
-        memory.fail_at(Some(n));
-        let _ = preflight(&incoming, Consumer::Ours);
-        memory.fail_at(None);
-        assert_eq!(preflight(&incoming, Consumer::Ours), all, "{n}");
-        faults += 1;
-    }
-    let params = addr(0x1e00 - kho_abi::boot::BOOT_PARAMS_SETUP_DATA);
-    let look = || BootData::from_boot_params(&boot_memory, params);
-    assert_eq!(look().map(|(boot, _)| boot), Ok(v.at.boot));
-    let reads = boot_memory.calls();
-    for n in 0..reads {
-        boot_memory.fail_at(Some(n));
-        let failed = look().map_err(|error| error.fault);
-        boot_memory.fail_at(None);
-        assert!(matches!(failed, Err(Fault::Memory(_))), "{n}: {failed:?}");
-        assert!(look().is_ok());
-        faults += 1;
-    }
-    println!("{faults} faults in looking_further");
-}
-
-/// A translation, with every allocation, every read and every write failing in turn.
-#[test]
-fn translating() {
-    let v = victim::victim();
-    let lent = v.lent();
-    let memory = Faulty::new(&lent);
-    let machine = Machine::unknown(PAGE);
-    let incoming = Incoming::check(&memory, v.at.boot, machine, &mut [0; 64]).unwrap();
-    let mut faults = 0;
-    for (source, n) in (0..3).flat_map(|source| (0..400).map(move |n| (source, n))) {
-        let target = SimMemory::new([pages(PAGE, 1 << 22, 256)]).unwrap();
-        let out = Faulty::new(&target);
-        let alloc = SimAlloc::new(&target, PAGE, target.ranges());
-        match source {
-            0 => alloc.fail_at(Some(n)),
-            1 => out.fail_at(Some(n)),
-            _ => memory.fail_at(Some(n)),
-        }
-        let (reads, writes) = (memory.calls(), out.calls());
-        let result = translate(&incoming, Generation::V3, &out, &alloc);
-        let failed = match source {
-            0 => alloc.calls() > n,
-            1 => out.calls() - writes > n,
-            _ => memory.calls() - reads > n,
         };
         memory.fail_at(None);
-        faults += u64::from(failed);
-        match result {
-            Ok(_) => assert!(!failed, "source {source}, {n}: not reported"),
-            Err(_) => assert_eq!(alloc.live(), [], "source {source}, {n} leaks"),
+        assert_eq!(tree, [], "access {n} leaks");
+        let tracker = Tracker::new(&memory, &alloc, PAGE, &sim.scratch).unwrap();
+        tracker.preserve_folios(spread()).unwrap();
+        memory.fail_at(Some(n));
+        let done = match tracker.destroy() {
+            Ok(()) => true,
+            Err(left) => {
+                // It is sound, and forgets what was preserved.
+                left.preserve_folio(addr(1 << 40), Order::ZERO).unwrap();
+                assert!(left.destroy().is_ok(), "again after access {n}");
+                false
+            }
+        };
+        assert_eq!(alloc.live(), [], "access {n} leaks");
+        faults += u64::from(!again) + u64::from(!done);
+        if again && done {
+            break;
         }
     }
-    println!("{faults} faults in translating");
+    println!("{faults} faults in destroying");
+    assert!(faults > 0);
 }
 
-/// The four numbers, when a write fails: both places are as before or both are new.
+/// Something that is written to memory, and what stands there.
+struct Written<'t> {
+    memory: &'t Faulty<&'t SimMemory>,
+    at: PhysRange,
+    write: &'t dyn Fn(&Faulty<&SimMemory>) -> Result<(), OutgoingError>,
+}
+
+impl Attempt for Written<'_> {
+    type State = Vec<u8>;
+    type Error = OutgoingError;
+
+    fn sources(&self) -> Vec<(&'static str, &dyn Failing)> {
+        vec![("access", self.memory)]
+    }
+
+    fn state(&mut self) -> Vec<u8> {
+        let mut bytes = vec![0; self.at.size() as usize];
+        self.memory.read(self.at.start(), &mut bytes).unwrap();
+        bytes
+    }
+
+    fn work(&mut self) -> Result<(), OutgoingError> {
+        (self.write)(self.memory)
+    }
+}
+
+fn every_failure_of_writing(
+    write: impl Fn(&Faulty<&SimMemory>) -> Result<(), OutgoingError>,
+) -> u64 {
+    every_failure(|attempt| {
+        let memory = SimMemory::new([pages(PAGE, 1, 1)]).unwrap();
+        attempt(&mut Written {
+            memory: &Faulty::new(&memory),
+            at: pages(PAGE, 1, 1),
+            write: &write,
+        });
+    })
+}
+
+/// [`write_scratch_array`].
+#[test]
+fn writing_scratch_areas() {
+    let areas = [pages(PAGE, 1, 1), pages(PAGE, 5, 3), pages(PAGE, 9, 1)];
+    let faults = every_failure_of_writing(|memory| {
+        write_scratch_array(memory, addr(0x1100), &areas).map(drop)
+    });
+    println!("{faults} faults in writing_scratch_areas");
+    assert!(faults > 0);
+}
+
+/// [`BootData::replace`]: both places are as before or both are new.
 #[test]
 fn replacing_boot_data() {
-    let memory = SimMemory::new([pages(PAGE, 1, 1)]).unwrap();
     let boot = BootData {
         fdt_addr: addr(0x1000),
         fdt_size: 1,
         scratch_addr: addr(0x2000),
         scratch_size: 16,
     };
-    let out = Faulty::new(&memory);
-    out.fail_at(Some(0));
-    let place = BootPlace::SetupData(addr(0x1000));
-    assert!(boot.replace(&out, place).is_err());
-    assert_eq!(memory.word(addr(0x1010)), Some(0));
-    assert_eq!(boot.replace(&out, place), Ok(()));
-    assert_eq!(memory.word(addr(0x1010)), Some(0x1000));
+    let chosen = |cells| BootPlace::Chosen {
+        fdt: addr(0x1104),
+        scratch: addr(0x120c),
+        address_cells: cells,
+        size_cells: cells,
+    };
+    let mut faults = 0;
+    for place in [BootPlace::SetupData(addr(0x1000)), chosen(1), chosen(2)] {
+        faults += every_failure_of_writing(|memory| boot.replace(memory, place));
+    }
+    println!("{faults} faults in replacing_boot_data");
+    assert!(faults >= 3);
+    // As before also where the last number does not fit.
+    let memory = SimMemory::new([pages(PAGE, 1, 1)]).unwrap();
+    let large = BootData {
+        scratch_size: 1 << 32,
+        ..boot
+    };
+    let max = u32::MAX.into();
+    let refused = large.replace(&memory, chosen(1));
+    assert_eq!(refused, Err(OutgoingError::TooMany { max }));
+    assert_eq!(memory.word(addr(0x1100)), Some(0));
 }

@@ -82,9 +82,8 @@ impl Machine {
             assert_eq!(self.tracker.is_preserved(addr, order), folios.contains(&n));
         }
         let mut tree = BTreeSet::new();
-        self.tracker.for_each_page(|page| {
-            tree.insert(page);
-        });
+        let mut note = |page| assert!(tree.insert(page));
+        self.tracker.for_each_page(&mut note).unwrap();
         let live = self.pages.0.live().into_iter().map(|(addr, _)| addr);
         assert_eq!(live.collect::<BTreeSet<_>>(), tree, "a page is lost");
     }

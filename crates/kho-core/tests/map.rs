@@ -175,7 +175,7 @@ proptest! {
                 return Ok(());
             };
             let tree = outgoing.tracker();
-            tree.for_each_page(|at| own.push(range(at.as_u64(), page.bytes())));
+            tree.for_each_page(|at| own.push(range(at.as_u64(), page.bytes()))).unwrap();
             match outgoing.finalize(sim.scratch_array(), &mut []) {
                 Ok(finalized) => finalized.hand_over(),
                 Err(_) => {

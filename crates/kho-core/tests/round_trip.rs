@@ -114,7 +114,7 @@ fn the_description_refuses_and_stays_as_it_was() {
     let live = alloc.live().len();
     assert!(outgoing.add_blob("more", b"more").is_err());
     assert_eq!(alloc.live().len(), live, "what did not fit was freed");
-    outgoing.destroy();
+    assert!(outgoing.destroy().is_ok());
     assert_eq!(alloc.live(), []);
 }
 
@@ -144,7 +144,7 @@ fn besides_the_tree(
     alloc: &SimAlloc<&SimMemory>,
 ) -> usize {
     let mut pages = 0;
-    outgoing.tracker().for_each_page(|_| pages += 1);
+    outgoing.tracker().for_each_page(|_| pages += 1).unwrap();
     alloc.live().len() - pages
 }
 
@@ -567,12 +567,12 @@ fn what_is_destroyed_leaves_nothing_behind() {
     luo.preserve_file(tracker, "two", 1, logged("b", &["x"]))
         .unwrap();
     log.borrow_mut().clear();
-    luo.destroy(&outgoing);
+    assert!(luo.destroy(&outgoing).is_ok());
     assert_eq!(
         *log.borrow(),
         ["unpreserve b", "unpreserve a", "unpreserve x"]
     );
-    outgoing.destroy();
+    assert!(outgoing.destroy().is_ok());
     assert_eq!(alloc.live(), []);
 }
 
@@ -711,7 +711,7 @@ fn a_handover_that_cannot_be_made_leaves_nothing() {
         let tracker = sim.tracker(&alloc);
         alloc.fail_at(Some(n));
         match Outgoing::new(tracker) {
-            Ok(outgoing) => outgoing.destroy(),
+            Ok(outgoing) => assert!(outgoing.destroy().is_ok()),
             Err(error) => assert!(matches!(error, OutgoingError::Alloc(_))),
         }
         assert_eq!(alloc.live(), [], "making a handover, allocation {n}");
@@ -891,7 +891,8 @@ fn a_failed_allocation_anywhere_is_undone() {
         "LUO",
         &mut || Luo::new(&outgoing, 0).map(|l| *luo.borrow_mut() = Some(l)),
         &mut || {
-            luo.borrow_mut().take().unwrap().destroy(&outgoing);
+            let luo = luo.borrow_mut().take().unwrap();
+            assert!(luo.destroy(&outgoing).is_ok());
         },
     );
     let (addr, order) = tracker.alloc_preserved(1).unwrap();

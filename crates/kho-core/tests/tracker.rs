@@ -189,7 +189,7 @@ proptest! {
         }
         let leaves = tree_bits(&sim, &tracker);
         prop_assert_eq!(leaves, 0, "nothing else was in the tree");
-        tracker.destroy();
+        assert!(tracker.destroy().is_ok());
         prop_assert_eq!(alloc.live(), []);
     }
 
@@ -260,7 +260,7 @@ proptest! {
             prop_assert!(matches!(result, Err(OutgoingError::Alloc(_))));
             prop_assert!(tracker.preserve_pages(range).is_ok());
         }
-        tracker.destroy();
+        assert!(tracker.destroy().is_ok());
         prop_assert_eq!(alloc.live(), []);
     }
 }
@@ -303,7 +303,7 @@ fn depth_at_16k_is_five() {
         .preserve_folio(addr(0x1_4000_0000), Order::ZERO)
         .unwrap();
     let mut pages = 0;
-    tracker.for_each_page(|_| pages += 1);
+    tracker.for_each_page(|_| pages += 1).unwrap();
     assert_eq!(pages, 5);
     assert_eq!(
         sim.memory

@@ -17,7 +17,7 @@ use core::fmt;
 use kho_hal::walk::CapId;
 use kho_hal::{PciConfigAccess, PciError, Sbdf};
 
-use crate::fields::capability;
+use crate::fields::{FieldError, capability};
 
 /// Sizes of the BARs of one function: logarithms to base 2 of bytes, 0 for no BAR. The upper half of
 /// a 64-bit BAR is 0.
@@ -105,7 +105,23 @@ impl From<PciError> for BarError {
     }
 }
 
-const SRIOV: CapId = CapId::Extended(0x10);
+/// Where the capability is, if there is one.
+fn place_of<C: PciConfigAccess>(
+    config: &C,
+    function: Sbdf,
+    id: u16,
+) -> Result<Option<u16>, PciError> {
+    let place = capability(config, function, CapId::Extended(id));
+    place.map_err(|error| {
+        let offset = match error {
+            FieldError::Unreadable { offset, .. } => offset,
+            _ => 0x34,
+        };
+        PciError::Failed { function, offset }
+    })
+}
+
+const SRIOV: u16 = 0x10;
 
 /// Offset of the ROM's BAR and number of BARs, by header type; `None` for others.
 fn layout(header_type: u8) -> Option<(u16, usize)> {
@@ -127,7 +143,7 @@ impl Bars {
         let Some((rom, count)) = layout(config.read_u8(function, 0x0e)?) else {
             return Ok(found);
         };
-        let sriov = capability(config, function, SRIOV);
+        let sriov = place_of(config, function, SRIOV)?;
         if let Some(at) = sriov
             && config.read_u16(function, at + 8)? & 1 != 0
         {
@@ -179,13 +195,13 @@ impl Bars {
                 log2,
             });
         }
-        match capability(config, function, SRIOV) {
+        match place_of(config, function, SRIOV)? {
             Some(at) => check(config, function, at + 0x24, &self.vf_bars)?,
             None if self.vf_bars != [0; 6] => return Err(BarError::Unknown { function }),
             None => {}
         }
         for (id, bars) in [(0x15, &self.bars), (0x24, &self.vf_bars)] {
-            if let Some(at) = capability(config, function, CapId::Extended(id)) {
+            if let Some(at) = place_of(config, function, id)? {
                 resizable(config, function, at, bars)?;
             }
         }

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use kho_hal::walk::{CapId, Capability, End, Source, walk_extended, walk_standard};
-use kho_hal::{Access, PciConfigAccess, Sbdf};
+use kho_hal::{Access, PciConfigAccess, PciError, Sbdf};
 
 use crate::table::{Class, Kind, Place, Repeat, Row, TABLE_OF_FIELDS, When};
 
@@ -124,7 +124,7 @@ fn walk<C: PciConfigAccess>(
     strict: bool,
     mut visit: impl FnMut(Field),
 ) -> Result<(), FieldError> {
-    let mut source = |at: Access| config.read(function, at).ok();
+    let mut source = Registers::new(config, function);
     let unreadable = |offset| FieldError::Unreadable { function, offset };
     let found = source.u8(0x0e).ok_or(unreadable(0x0e))? & 0x7f;
     if found != kind.header_type() {
@@ -139,14 +139,16 @@ fn walk<C: PciConfigAccess>(
     if express && (end == End::Complete || !strict) {
         end = walk_extended(&mut source, |cap| starts.insert(cap.offset));
     }
-    match end {
-        _ if !strict => {}
-        End::Complete => {}
+    let whole = |end| match end {
+        _ if !strict => Ok(()),
+        End::Complete => Ok(()),
         End::Loop { offset } | End::Outside { offset } | End::Unreadable { offset } => {
-            return Err(unreadable(offset));
+            Err(unreadable(offset))
         }
-        _ => return Err(unreadable(0x34)),
-    }
+        _ => Err(unreadable(0x34)),
+    };
+    source.check()?;
+    whole(end)?;
     let mut locate = Locate {
         config,
         function,
@@ -167,10 +169,12 @@ fn walk<C: PciConfigAccess>(
             locate.rows(block, header.rows, 0, 0x40);
         }
     }
-    let _ = walk_standard(&mut source, found, |cap| locate.capability(cap));
-    if express {
-        let _ = walk_extended(&mut source, |cap| locate.capability(cap));
+    let mut end = walk_standard(&mut source, found, |cap| locate.capability(cap));
+    if express && (end == End::Complete || !strict) {
+        end = walk_extended(&mut source, |cap| locate.capability(cap));
     }
+    source.check()?;
+    whole(end)?;
     match locate.error {
         Some(error) => Err(error),
         None => Ok(()),
@@ -228,11 +232,13 @@ pub fn kind_of<C: PciConfigAccess>(config: &C, function: Sbdf) -> Result<Kind, F
         1 => return Ok(Kind::Bridge),
         _ => return Err(FieldError::Header { function, found }),
     }
-    let sriov = capability(config, function, CapId::Extended(0x10));
-    let physical = sriov.is_some_and(|at| {
-        let control = config.read_u16(function, at + 8);
-        control.is_ok_and(|control| control & 1 != 0)
-    });
+    let physical = match capability(config, function, CapId::Extended(0x10))? {
+        None => false,
+        Some(at) => {
+            let control = config.read_u16(function, at + 8);
+            control.map_err(|_| unreadable(at + 8))? & 1 != 0
+        }
+    };
     Ok(if physical {
         Kind::PeerPhysical
     } else {
@@ -252,11 +258,62 @@ const fn required(place: Place) -> u16 {
     }
 }
 
-/// Where the first capability of this number starts; `None` if there is none, or the list cannot be
-/// read. No write.
-pub(crate) fn capability<C: PciConfigAccess>(config: &C, function: Sbdf, id: CapId) -> Option<u16> {
-    let mut source = |at: Access| config.read(function, at).ok();
-    let header_type = source.u8(0x0e)? & 0x7f;
+/// The registers of a function for a walk, and the first at which an access failed. What the access
+/// method does not reach is not there.
+struct Registers<'c, C> {
+    config: &'c C,
+    function: Sbdf,
+    failed: Option<u16>,
+}
+
+impl<'c, C: PciConfigAccess> Registers<'c, C> {
+    fn new(config: &'c C, function: Sbdf) -> Self {
+        Self {
+            config,
+            function,
+            failed: None,
+        }
+    }
+
+    /// Whether no access failed: where one did, a walk may have missed something.
+    fn check(&self) -> Result<(), FieldError> {
+        let function = self.function;
+        match self.failed {
+            Some(offset) => Err(FieldError::Unreadable { function, offset }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<C: PciConfigAccess> Source for Registers<'_, C> {
+    fn read(&mut self, at: Access) -> Option<u32> {
+        match self.config.read(self.function, at) {
+            Ok(value) => Some(value),
+            Err(PciError::Unreachable { .. }) => None,
+            Err(_) => {
+                self.failed = self.failed.or(Some(at.offset()));
+                None
+            }
+        }
+    }
+}
+
+/// Where the first capability of this number starts; `None` if there is none, or the list does not
+/// lead to it. No write.
+///
+/// # Errors
+/// [`FieldError::Unreadable`] where an access failed.
+pub(crate) fn capability<C: PciConfigAccess>(
+    config: &C,
+    function: Sbdf,
+    id: CapId,
+) -> Result<Option<u16>, FieldError> {
+    let mut source = Registers::new(config, function);
+    let Some(header_type) = source.u8(0x0e) else {
+        source.check()?;
+        return Ok(None);
+    };
+    let header_type = header_type & 0x7f;
     let mut found = None;
     let mut express = false;
     let _ = walk_standard(&mut source, header_type, |cap| {
@@ -268,7 +325,8 @@ pub(crate) fn capability<C: PciConfigAccess>(config: &C, function: Sbdf, id: Cap
             found = found.or((cap.id == id).then_some(cap.offset));
         });
     }
-    found
+    source.check()?;
+    Ok(found)
 }
 
 /// The dwords at which a capability starts.

@@ -375,9 +375,10 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
         Ok(value)
     }
 
-    /// Whether an answer of all ones came from the device, not from its absence.
+    /// Whether an answer of all ones came from the device, not from its absence: it shows its class
+    /// after the answer, and answers the same once more.
     ///
-    /// Only asked for constants, where it costs one more read once; others are not stored.
+    /// Only asked for constants, where it costs two more reads once; others are not stored.
     fn stands(&self, function: &Function<'_>, place: Sbdf, at: Access) -> bool {
         let (_, class) = function.identity();
         let Ok(class_at) = Access::new(8, kho_hal::Width::U32) else {
@@ -387,6 +388,9 @@ impl<'m, C: PciConfigAccess> Cached<'m, C> {
             && self
                 .hardware(&function.counters, place, class_at)
                 .is_ok_and(|seen| seen == class && seen != u32::MAX)
+            && self
+                .hardware(&function.counters, place, at)
+                .is_ok_and(|again| again == at.width().mask())
     }
 
     /// A write to a function that is not in the cache, but may be when it is done.

@@ -48,7 +48,8 @@ impl Inference {
     /// A register that `source` does not have makes less cacheable, never more. `None` if not
     /// even the header type can be had.
     pub fn new(source: &mut impl Source) -> Option<Self> {
-        let header_type = source.u8(0x0e)? & 0x7f;
+        // Ones are an absent function's.
+        let header_type = source.u8(0x0e).filter(|&header| header != 0xff)? & 0x7f;
         let mut inference = Self {
             header_type,
             has_bist: source.u8(0x0f).is_none_or(|bist| bist & 0x80 != 0),

@@ -146,3 +146,14 @@ proptest! {
         prop_assert!(image.read(at).is_some());
     }
 }
+
+/// Ones are what an absent function answers.
+#[test]
+fn ones_are_no_header_type() {
+    let mut image = endpoint();
+    for (header, known) in [(0x80, true), (0x7f, true), (0xff, false)] {
+        image.0[0x0e] = header;
+        let inference = Inference::new(&mut image);
+        assert_eq!(inference.is_some(), known, "{header:#x}");
+    }
+}

@@ -1,8 +1,8 @@
-//! Memory whose n-th access fails.
+//! Memory and configuration space whose n-th access fails.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::{FrozenMem, MemError, PhysAddr, PhysMem};
+use crate::{Access, FrozenMem, MemError, PciConfigAccess, PciError, PhysAddr, PhysMem, Sbdf};
 
 /// Wraps a backend; counts its accesses and makes one of them fail.
 #[derive(Debug)]
@@ -33,23 +33,40 @@ impl<M> Faulty<M> {
         self.calls.load(Ordering::Relaxed)
     }
 
-    fn access(&self, addr: PhysAddr, len: u64) -> Result<&M, MemError> {
+    /// Counts an access; `None` if it is the one that fails.
+    fn access(&self) -> Option<&M> {
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
-        if call == self.fail_at.load(Ordering::Relaxed) {
-            return Err(MemError::Absent { addr, len });
-        }
-        Ok(&self.inner)
+        (call != self.fail_at.load(Ordering::Relaxed)).then_some(&self.inner)
+    }
+
+    fn memory(&self, addr: PhysAddr, len: u64) -> Result<&M, MemError> {
+        self.access().ok_or(MemError::Absent { addr, len })
+    }
+
+    fn config(&self, function: Sbdf, at: Access) -> Result<&M, PciError> {
+        let offset = at.offset();
+        self.access().ok_or(PciError::Failed { function, offset })
     }
 }
 
 impl<M: PhysMem> PhysMem for Faulty<M> {
     fn words(&self, addr: PhysAddr, count: usize) -> Result<&[AtomicU64], MemError> {
-        self.access(addr, count as u64 * 8)?.words(addr, count)
+        self.memory(addr, count as u64 * 8)?.words(addr, count)
     }
 }
 
 impl<M: FrozenMem> FrozenMem for Faulty<M> {
     fn bytes(&self, addr: PhysAddr, len: usize) -> Result<&[u8], MemError> {
-        self.access(addr, len as u64)?.bytes(addr, len)
+        self.memory(addr, len as u64)?.bytes(addr, len)
+    }
+}
+
+impl<C: PciConfigAccess> PciConfigAccess for Faulty<C> {
+    fn read(&self, function: Sbdf, at: Access) -> Result<u32, PciError> {
+        self.config(function, at)?.read(function, at)
+    }
+
+    fn write(&self, function: Sbdf, at: Access, value: u32) -> Result<(), PciError> {
+        self.config(function, at)?.write(function, at, value)
     }
 }

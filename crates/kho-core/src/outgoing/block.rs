@@ -65,10 +65,11 @@ impl<T: FromBytes + IntoBytes + Immutable> BlockSet<T> {
         }
         let before = self.blocks.len();
         if len < self.len {
-            self.unpreserve_from(tracker, blocks)?;
+            tracker.unpreserve_folios(self.folios_from(blocks))?;
             let kept = self.blocks.get(..blocks).unwrap_or_default();
             if let Err(error) = Self::link(tracker, kept, capacity, len) {
-                self.preserve_from(tracker, blocks);
+                // Unpreserved a moment ago.
+                let _ = tracker.preserve_folios(self.folios_from(blocks));
                 return Err(error);
             }
             self.len = len;
@@ -98,32 +99,13 @@ impl<T: FromBytes + IntoBytes + Immutable> BlockSet<T> {
         Ok(())
     }
 
-    /// Unpreserves all blocks but the first `keep`; on an error none of them.
-    pub(crate) fn unpreserve_from<M: PhysMem, A: PageAlloc, N: Nodes>(
+    /// All blocks but the first `keep`, as folios.
+    pub(crate) fn folios_from(
         &self,
-        tracker: &Tracker<'_, M, A, N>,
         keep: usize,
-    ) -> Result<(), OutgoingError> {
-        for (i, &block) in self.blocks.iter().enumerate().skip(keep) {
-            if let Err(error) = tracker.unpreserve_folio(block, Order::ZERO) {
-                for &done in self.blocks.get(keep..i).unwrap_or_default() {
-                    let _ = tracker.preserve_folio(done, Order::ZERO);
-                }
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    /// Undoes [`BlockSet::unpreserve_from`], a moment later.
-    pub(crate) fn preserve_from<M: PhysMem, A: PageAlloc, N: Nodes>(
-        &self,
-        tracker: &Tracker<'_, M, A, N>,
-        keep: usize,
-    ) {
-        for &block in self.blocks.get(keep..).unwrap_or_default() {
-            let _ = tracker.preserve_folio(block, Order::ZERO);
-        }
+    ) -> impl Iterator<Item = (PhysAddr, Order)> + Clone + '_ {
+        let blocks = self.blocks.iter().skip(keep);
+        blocks.map(|&block| (block, Order::ZERO))
     }
 
     /// Frees all blocks but the first `keep`, which are not preserved any more.

@@ -143,7 +143,8 @@ where
         if let Err(error) = listed {
             // All of them go with the tree.
             self.pages.truncate(before);
-            tracker.destroy();
+            // Built a moment ago.
+            let _ = tracker.destroy();
             return Err(error);
         }
         Ok(tracker.root())

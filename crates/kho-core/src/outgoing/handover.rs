@@ -36,7 +36,8 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Outgoing<'s, M, A, N> {
         let fdt = match tracker.alloc_preserved(tracker.page_size().bytes()) {
             Ok((fdt, _)) => fdt,
             Err(error) => {
-                tracker.destroy();
+                // Built a moment ago.
+                let _ = tracker.destroy();
                 return Err(error);
             }
         };
@@ -48,7 +49,8 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Outgoing<'s, M, A, N> {
         match outgoing.describe(&[]) {
             Ok(()) => Ok(outgoing),
             Err(error) => {
-                outgoing.destroy();
+                // Built a moment ago.
+                let _ = outgoing.destroy();
                 Err(error)
             }
         }
@@ -130,7 +132,7 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Outgoing<'s, M, A, N> {
         let blob = self.find(name).ok_or(OutgoingError::Unknown)?;
         let order = Order::for_bytes(blob.size(), self.tracker.page_size());
         let order = order.unwrap_or_default();
-        if !self.tracker.is_preserved(blob.start(), order) {
+        if !self.tracker.has(blob.start(), order)? {
             let addr = blob.start();
             return Err(OutgoingError::NotPreserved { addr, order });
         }
@@ -278,9 +280,16 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Outgoing<'s, M, A, N> {
 
     /// Gives the description's page and the tree's pages back. What was preserved by others is
     /// theirs.
-    pub fn destroy(self) {
-        let _ = self.tracker.free_preserved(self.fdt, Order::ZERO);
-        self.tracker.destroy();
+    ///
+    /// # Errors
+    /// Where a page of the tree cannot be read, what is left: to be destroyed again.
+    #[allow(clippy::result_large_err, reason = "there may be no heap to put it on")]
+    pub fn destroy(self) -> Result<(), Self> {
+        if self.tracker.free_tree().is_err() {
+            return Err(self);
+        }
+        self.tracker.page_alloc().free(self.fdt, Order::ZERO);
+        Ok(())
     }
 
     /// Writes the description of `blobs` to its page.

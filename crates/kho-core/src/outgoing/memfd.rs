@@ -76,36 +76,21 @@ pub fn unpreserve<M: PhysMem, A: PageAlloc, N: Nodes>(
     file: MemfdFile<'_>,
     preserved: Preserved,
 ) -> Result<(), OutgoingError> {
-    for &(_, Folio { addr, order }) in file.folios {
-        if !tracker.is_preserved(addr, order) {
-            return Err(OutgoingError::NotPreserved { addr, order });
-        }
-    }
-    let descriptor = Folio {
-        addr: preserved.descriptor,
-        order: Order::ZERO,
-    };
-    let folios = file.folios.iter().map(|&(_, folio)| folio);
+    let descriptor = (preserved.descriptor, Order::ZERO);
+    let folios = file.folios.iter();
+    let folios = folios.map(|&(_, Folio { addr, order })| (addr, order));
     let all = folios.chain([descriptor]);
-    let mut done = 0;
-    let mut unpreserve = || {
-        for folio in all.clone() {
-            tracker.unpreserve_folio(folio.addr, folio.order)?;
-            done += 1;
-        }
-        match &preserved.list {
-            Some(list) => free_array(tracker, list),
-            None => Ok(()),
-        }
+    tracker.unpreserve_folios(all.clone())?;
+    let freed = match &preserved.list {
+        Some(list) => free_array(tracker, list),
+        None => Ok(()),
     };
-    if let Err(error) = unpreserve() {
-        for folio in all.take(done) {
-            // Unpreserved a moment ago.
-            let _ = tracker.preserve_folio(folio.addr, folio.order);
-        }
+    if let Err(error) = freed {
+        // Unpreserved a moment ago.
+        let _ = tracker.preserve_folios(all);
         return Err(error);
     }
-    tracker.page_alloc().free(descriptor.addr, descriptor.order);
+    tracker.page_alloc().free(preserved.descriptor, Order::ZERO);
     Ok(())
 }
 

@@ -8,8 +8,8 @@ use core::fmt;
 use core::str::FromStr;
 
 use kho_abi::boot::KhoScratch;
+use kho_hal::sync::Ordering;
 use kho_hal::{PhysAddr, PhysMem, PhysRange};
-use zerocopy::IntoBytes;
 
 use crate::OutgoingError;
 
@@ -216,12 +216,12 @@ fn hole_in(area: PhysRange, used: &[PhysRange], wanted: Placement) -> Option<Phy
     }
 }
 
-/// Writes the array of scratch areas to `at`, which is in scratch itself. Returns its size in
-/// bytes.
+/// Writes the array of scratch areas to `at`, which is in scratch itself and a multiple of 8. Returns
+/// its size in bytes.
 ///
 /// # Errors
 /// [`OutgoingError::BadScratch`] if areas overlap or the array is not in one of them;
-/// [`OutgoingError::Memory`].
+/// [`OutgoingError::Memory`]. Then nothing was written.
 pub fn write_scratch_array<M: PhysMem>(
     mem: &M,
     at: PhysAddr,
@@ -237,13 +237,12 @@ pub fn write_scratch_array<M: PhysMem>(
     if !areas.iter().any(|area| area.contains_range(array)) {
         return Err(OutgoingError::BadScratch { addr: at });
     }
-    for (i, area) in areas.iter().enumerate() {
-        let entry = KhoScratch {
-            addr: area.start().as_u64().into(),
-            size: area.size().into(),
-        };
-        let place = at.as_u64() + (i * size_of::<KhoScratch>()) as u64;
-        mem.write(PhysAddr::new(place), entry.as_bytes())?;
+    let words = mem.words(at, size as usize / 8)?;
+    let numbers = areas
+        .iter()
+        .flat_map(|area| [area.start().as_u64(), area.size()]);
+    for (word, number) in words.iter().zip(numbers) {
+        word.store(number.to_le(), Ordering::Relaxed);
     }
     Ok(size)
 }

@@ -44,6 +44,13 @@ impl Shortcuts {
         is_it.then(|| PhysAddr::new(known >> TAG_BITS << page.shift()))
     }
 
+    /// Forgets all: tables are about to be freed.
+    pub(super) fn forget(&self) {
+        for slot in &self.0 {
+            slot.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// Remembers the table of level 1 that leads to `key`.
     pub(super) fn remember(&self, key: Key, table: PhysAddr, page: PageSize) {
         let (tag, slot) = tag_and_slot(key, page);

@@ -228,9 +228,15 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
         })
     }
 
-    /// Whether exactly this folio is preserved: same address and same order.
+    /// Whether exactly this folio is preserved: same address and same order. Not, where the tree
+    /// cannot be read.
     pub fn is_preserved(&self, addr: PhysAddr, order: Order) -> bool {
-        self.tree().has(addr, order).unwrap_or(false)
+        self.has(addr, order).unwrap_or(false)
+    }
+
+    /// The same, or that it cannot be told.
+    pub(crate) fn has(&self, addr: PhysAddr, order: Order) -> Result<bool, OutgoingError> {
+        Ok(self.tree().has(addr, order)?)
     }
 
     /// Preserves the pages of `range` as the fewest naturally aligned blocks.
@@ -278,7 +284,7 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
     pub fn check_pages_preserved(&self, range: PhysRange) -> Result<(), OutgoingError> {
         self.check_range(range)?;
         for (addr, order) in blocks(range, self.page, &self.nodes) {
-            if !self.is_preserved(addr, order) {
+            if !self.has(addr, order)? {
                 return Err(OutgoingError::NotPreserved { addr, order });
             }
         }
@@ -316,17 +322,32 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
 
     /// Calls `visit` for every page of the tree. They are not preserved, and must be left alone
     /// until the successor has read them.
-    pub fn for_each_page(&self, mut visit: impl FnMut(PhysAddr)) {
-        // Nothing refuses, and the tree's pages are memory.
-        let _ = self.tree().visit_nodes::<OutgoingError>(0, &mut |page| {
+    ///
+    /// # Errors
+    /// [`OutgoingError::Memory`]; then not all were visited.
+    pub fn for_each_page(&self, mut visit: impl FnMut(PhysAddr)) -> Result<(), OutgoingError> {
+        self.tree().visit_nodes(0, &mut |page| {
             visit(page);
             Ok(())
-        });
+        })
     }
 
     /// Frees the tree's pages. What was preserved is forgotten.
-    pub fn destroy(self) {
-        self.free_node(self.root, radix::depth(self.page) - 1);
+    ///
+    /// # Errors
+    /// Where a page of the tree cannot be read, what is left of the tree: to be destroyed again.
+    #[allow(clippy::result_large_err, reason = "there may be no heap to put it on")]
+    pub fn destroy(self) -> Result<(), Self> {
+        match self.free_tree() {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self),
+        }
+    }
+
+    /// Frees the tree's pages, the last of all the root; after an error, what is left is linked.
+    pub(super) fn free_tree(&self) -> Result<(), OutgoingError> {
+        self.shortcuts.forget();
+        self.free_node(self.root, radix::depth(self.page) - 1)
     }
 
     /// Checks that no page is in two folios.
@@ -473,7 +494,8 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
         match entry.compare_exchange(0, new.as_u64(), Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => Ok(new.as_u64()),
             Err(winner) => {
-                self.free_node(new, level);
+                // Built a moment ago.
+                let _ = self.free_node(new, level);
                 Ok(winner)
             }
         }
@@ -497,7 +519,8 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
             match linked {
                 Ok(table) => child = table,
                 Err(error) => {
-                    self.free_node(child, level - 1);
+                    // Built a moment ago.
+                    let _ = self.free_node(child, level - 1);
                     return Err(error);
                 }
             }
@@ -505,17 +528,20 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
         Ok(child)
     }
 
-    /// Frees a node and all below it. The depth of the recursion is that of the tree: 6 at most.
-    fn free_node(&self, node: PhysAddr, level: u32) {
+    /// Frees a node and all below it; what cannot be read stays, with what leads to it. The depth of
+    /// the recursion is that of the tree: 6 at most.
+    fn free_node(&self, node: PhysAddr, level: u32) -> Result<(), OutgoingError> {
         if level > 0 {
-            for entry in self.entries(node).unwrap_or_default() {
+            for entry in self.entries(node)? {
                 let child = entry.load(Ordering::Acquire);
                 if child != 0 {
-                    self.free_node(PhysAddr::new(child), level - 1);
+                    self.free_node(PhysAddr::new(child), level - 1)?;
+                    entry.store(0, Ordering::Relaxed);
                 }
             }
         }
         self.alloc.free(node, Order::ZERO);
+        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@
 //! so that the successor can map them again.
 
 use kho_abi::vmalloc::{CHUNK_HEADER, FLAG_VM_ALLOC, KhoVmalloc, chunk_capacity};
-use kho_hal::sync::Ordering;
+use kho_hal::sync::{AtomicU64, Ordering};
 use kho_hal::{Order, PageAlloc, PageSize, PhysAddr, PhysMem, PhysRange};
 
 use crate::outgoing::split::Nodes;
@@ -68,10 +68,11 @@ pub fn preserve<M: PhysMem, A: PageAlloc, N: Nodes>(
 /// Undoes [`preserve`]: the area's pages are no longer preserved and stay their owner's; the pages
 /// of the list are freed.
 ///
+/// A list of more than 4 pages needs memory for a moment, 8 bytes for each.
+///
 /// # Errors
-/// [`OutgoingError::NotPreserved`] if a page of the area is not preserved, and
-/// [`OutgoingError::Memory`]; then nothing is undone. Memory that fails as the list's own pages are
-/// freed, at the very end, leaves those allocated that it led to.
+/// [`OutgoingError::NotPreserved`] if a page of the area is not preserved,
+/// [`OutgoingError::Alloc`] and [`OutgoingError::Memory`]; then nothing is undone.
 pub fn unpreserve<M: PhysMem, A: PageAlloc, N: Nodes>(
     tracker: &Tracker<'_, M, A, N>,
     descriptor: &KhoVmalloc,
@@ -80,33 +81,27 @@ pub fn unpreserve<M: PhysMem, A: PageAlloc, N: Nodes>(
         page: tracker.page_size(),
         descriptor: *descriptor,
     };
-    list.for_each(tracker, |group| tracker.check_pages_preserved(group))?;
-    let mut done = 0;
-    let unpreserved = list
-        .for_each(tracker, |group| {
-            tracker.unpreserve_pages(group)?;
-            done += 1;
-            Ok(())
-        })
-        .and_then(|()| list.unpreserve_chunks(tracker));
-    if let Err(error) = unpreserved {
-        let mut left = done;
-        let _ = list.for_each(tracker, |group| {
-            if left > 0 {
-                left -= 1;
-                tracker.preserve_pages(group)?;
-            }
-            Ok(())
-        });
-        return Err(error);
-    }
-    list.for_each_chunk(tracker, |chunk| {
-        tracker.page_alloc().free(chunk, Order::ZERO);
+    let mut count = 0;
+    list.for_each_chunk(tracker, |_| {
+        count += 1;
         Ok(())
-    })
-    // The area is no longer preserved. Pages of the list that cannot be read any more are lost.
-    .or(Ok(()))
+    })?;
+    if count <= FEW {
+        let few: [AtomicU64; FEW] = core::array::from_fn(|_| AtomicU64::new(0));
+        return list.unpreserve(tracker, &few);
+    }
+    let order = Order::for_bytes(count as u64 * 8, list.page).unwrap_or_default();
+    let room = tracker.page_alloc().alloc(order)?;
+    let unpreserved = match tracker.mem().words(room, count) {
+        Ok(words) => list.unpreserve(tracker, words),
+        Err(error) => Err(error.into()),
+    };
+    tracker.page_alloc().free(room, order);
+    unpreserved
 }
+
+/// Pages of a list whose addresses are gathered on the stack, so that undoing seldom needs memory.
+const FEW: usize = 4;
 
 /// Calls `visit` with each group of the area that `descriptor` leads to, in order.
 #[cfg(feature = "alloc")]
@@ -205,26 +200,48 @@ impl List {
         Ok(())
     }
 
-    /// Unpreserves the pages of the list; on an error none of them.
-    fn unpreserve_chunks<M: PhysMem, A: PageAlloc, N: Nodes>(
+    /// Unpreserves the area and frees the pages of the list; on an error all is as before.
+    ///
+    /// A page of the list leads to the next, so their addresses are gathered in `words`, which are
+    /// zero, before anything changes: what is lent cannot fail any more.
+    fn unpreserve<M: PhysMem, A: PageAlloc, N: Nodes>(
         &self,
         tracker: &Tracker<'_, M, A, N>,
+        words: &[AtomicU64],
     ) -> Result<(), OutgoingError> {
-        let mut done = 0;
+        let mut free = words.iter();
         self.for_each_chunk(tracker, |chunk| {
-            tracker.unpreserve_folio(chunk, Order::ZERO)?;
+            if let Some(word) = free.next() {
+                word.store(chunk.as_u64(), Ordering::Relaxed);
+            }
+            Ok(())
+        })?;
+        let chunks = words.iter().map(|word| word.load(Ordering::Relaxed));
+        let chunks = chunks.take_while(|&chunk| chunk != 0);
+        let chunks = chunks.map(|chunk| (PhysAddr::new(chunk), Order::ZERO));
+        tracker.unpreserve_folios(chunks.clone())?;
+        let mut done = 0;
+        let unpreserved = self.for_each(tracker, |group| {
+            tracker.unpreserve_pages(group)?;
             done += 1;
             Ok(())
-        })
-        .inspect_err(|_| {
-            let _ = self.for_each_chunk(tracker, |chunk| {
+        });
+        if let Err(error) = unpreserved {
+            // All of it was preserved a moment ago.
+            let _ = self.for_each(tracker, |group| {
                 if done > 0 {
                     done -= 1;
-                    tracker.preserve_folio(chunk, Order::ZERO)?;
+                    tracker.preserve_pages(group)?;
                 }
                 Ok(())
             });
-        })
+            let _ = tracker.preserve_folios(chunks);
+            return Err(error);
+        }
+        for (chunk, order) in chunks {
+            tracker.page_alloc().free(chunk, order);
+        }
+        Ok(())
     }
 
     /// Frees the pages of the list, as far as it was written.

@@ -101,12 +101,11 @@ impl<C: PciConfigAccess> Registry<C> {
         if let Some(Room::V1 { capacity, .. }) = side.record {
             let max = capacity;
             // On either side, and whether or not it is on.
-            let sriov = |&(here, device): &(Sbdf, Device)| {
-                device.is_virtual
-                    || capability(&self.shared.guard, here, CapId::Extended(0x10)).is_some()
-            };
-            if path.iter().any(sriov) {
-                return Err(PreserveError::Sriov { function });
+            for &(here, device) in &path {
+                let sriov = capability(&self.shared.guard, here, CapId::Extended(0x10));
+                if device.is_virtual || sriov.map_err(GuardError::from)?.is_some() {
+                    return Err(PreserveError::Sriov { function });
+                }
             }
             if side.requested as u64 >= max {
                 return Err(OutgoingError::TooMany { max }.into());

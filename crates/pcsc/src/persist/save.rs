@@ -3,7 +3,7 @@
 use kho_abi::fdt::COMPATIBLE;
 use kho_abi::pcsc::{DATA, NODE, NODE_PREFIX, RULES, RULES_VERSION, VERSION};
 use kho_core::outgoing::{Nodes, Outgoing, OutgoingError, Participant};
-use kho_hal::{Access, PageAlloc, PciConfigAccess, PhysAddr, PhysMem, Sbdf};
+use kho_hal::{Access, PageAlloc, PciConfigAccess, PhysAddr, PhysMem, PhysRange, Sbdf};
 use std_alloc::format;
 use std_alloc::vec::Vec;
 use vm_fdt::FdtWriter;
@@ -42,40 +42,46 @@ impl<C: PciConfigAccess> Cached<'_, C> {
             max: u32::MAX.into(),
         })?;
         let tracker = outgoing.tracker();
-        let mut done = 0;
-        let mut preserve = || {
-            for (_, addr) in &functions {
-                tracker.preserve_folio(*addr, order)?;
-                done += 1;
-            }
-            outgoing.add_blob(NODE, &fdt)?;
-            Ok(functions.len())
-        };
-        preserve().inspect_err(|_: &OutgoingError| {
-            for (_, addr) in functions.iter().take(done) {
-                // Preserved a moment ago.
-                let _ = tracker.unpreserve_folio(*addr, order);
-            }
-        })
+        let folios = functions.iter().map(|(_, addr)| (*addr, order));
+        tracker.preserve_folios(folios.clone())?;
+        outgoing.add_blob(NODE, &fdt).inspect_err(|_| {
+            // Preserved a moment ago.
+            let _ = tracker.unpreserve_folios(folios);
+        })?;
+        Ok(functions.len())
     }
 
     /// Undoes [`Cached::save`].
     ///
     /// # Errors
-    /// [`OutgoingError::Unknown`] if there is no sub-blob `pcsc`.
+    /// [`OutgoingError::Unknown`] if there is no sub-blob `pcsc`, [`OutgoingError::Memory`]. Then
+    /// everything is preserved that was.
     pub fn unsave<M: PhysMem, A: PageAlloc, N: Nodes>(
         &self,
         outgoing: &Outgoing<'_, M, A, N>,
     ) -> Result<(), OutgoingError> {
-        outgoing.remove_blob(NODE)?;
-        let order = self.pages.and_then(|pages| pages.order());
-        for function in self.index.all() {
-            if let (Some(order), Some(Space::Pages(addr, _))) = (order, function.space()) {
-                // Functions that were added since were never preserved.
-                let _ = outgoing.tracker().unpreserve_folio(*addr, order);
+        let tracker = outgoing.tracker();
+        let mut folios = Vec::new();
+        if let Some(order) = self.pages.and_then(|pages| pages.order()) {
+            for function in self.index.all() {
+                let Some(Space::Pages(addr, _)) = function.space() else {
+                    continue;
+                };
+                let range = PhysRange::folio(*addr, order, tracker.page_size());
+                match tracker.check_pages_preserved(range.unwrap_or_default()) {
+                    Ok(()) => folios.push((*addr, order)),
+                    // Functions that were added since were never preserved.
+                    Err(OutgoingError::NotPreserved { .. }) => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
-        Ok(())
+        let folios = folios.iter().copied();
+        tracker.unpreserve_folios(folios.clone())?;
+        outgoing.remove_blob(NODE).inspect_err(|_| {
+            // Unpreserved a moment ago.
+            let _ = tracker.preserve_folios(folios);
+        })
     }
 
     /// Functions to save, in address order.

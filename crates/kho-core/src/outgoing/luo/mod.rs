@@ -27,7 +27,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 
 use kho_abi::Name;
 use kho_abi::luo::{COMPATIBLE, LuoSer, LuoSessionSer, NODE};
-use kho_hal::{PageAlloc, PhysAddr, PhysMem};
+use kho_hal::{Order, PageAlloc, PhysAddr, PhysMem};
 use zerocopy::IntoBytes;
 
 use crate::outgoing::split::Nodes;
@@ -134,22 +134,43 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Luo<Tracker<'s, M, A, N>> {
 
     /// Removes the sub-blob from `outgoing`, which it was made with, and unpreserves all sessions,
     /// the last first.
-    pub fn destroy(mut self, outgoing: &Outgoing<'s, M, A, N>) {
+    ///
+    /// # Errors
+    /// Where memory fails, itself with all sessions, not frozen.
+    #[allow(clippy::result_large_err, reason = "there may be no heap to put it on")]
+    pub fn destroy(mut self, outgoing: &Outgoing<'s, M, A, N>) -> Result<(), Self> {
         let tracker = outgoing.tracker();
         if self.frozen {
             self.unfreeze(tracker);
         }
-        let _ = outgoing.remove_blob(NODE);
-        while let Some((_, mut session)) = self.sessions.pop_last() {
-            // Should memory fail, the blocks are lost: they cannot be used while they are preserved.
-            if session.unpreserve_blocks(tracker).is_ok() {
-                session.destroy(tracker, &mut self.flbs);
-            } else {
-                session.abandon(tracker, &mut self.flbs);
-            }
+        // What can fail comes first.
+        if self.unpreserve_description(outgoing).is_err() {
+            return Err(self);
         }
-        let _ = self.session_blocks.resize(tracker, 0);
-        self.flbs.destroy(tracker);
+        while let Some((_, session)) = self.sessions.pop_last() {
+            session.destroy(tracker, &mut self.flbs);
+        }
+        self.session_blocks.free_from(tracker, 0);
+        tracker.page_alloc().free(self.flbs.page(), Order::ZERO);
+        Ok(())
+    }
+
+    /// Unpreserves the pages that describe the sessions, and removes the sub-blob; on an error
+    /// neither.
+    fn unpreserve_description(
+        &self,
+        outgoing: &Outgoing<'s, M, A, N>,
+    ) -> Result<(), OutgoingError> {
+        let tracker = outgoing.tracker();
+        let files = self.sessions.values().flat_map(Session::folios);
+        let sessions = self.session_blocks.folios_from(0);
+        let flbs = [(self.flbs.page(), Order::ZERO)];
+        let folios = files.chain(sessions).chain(flbs);
+        tracker.unpreserve_folios(folios.clone())?;
+        outgoing.remove_blob(NODE).inspect_err(|_| {
+            // Unpreserved a moment ago.
+            let _ = tracker.preserve_folios(folios);
+        })
     }
 
     /// Registers an object that files can name.
@@ -208,10 +229,11 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Luo<Tracker<'s, M, A, N>> {
         let number = *self.numbers.get(&name).ok_or(OutgoingError::Unknown)?;
         let session = self.sessions.get(&number).ok_or(OutgoingError::Unknown)?;
         // What can fail comes first.
-        session.unpreserve_blocks(tracker)?;
+        tracker.unpreserve_folios(session.folios())?;
         let left = self.sessions.len() - 1;
         if let Err(error) = self.session_blocks.resize(tracker, left) {
-            session.preserve_blocks(tracker);
+            // Unpreserved a moment ago.
+            let _ = tracker.preserve_folios(session.folios());
             return Err(error);
         }
         self.numbers.remove(&name);

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use kho_abi::Name;
 use kho_abi::luo::{LuoFileSer, LuoSessionSer};
-use kho_hal::{PageAlloc, PhysMem};
+use kho_hal::{Order, PageAlloc, PhysAddr, PhysMem};
 
 use super::LiveFile;
 use super::flb::Flbs;
@@ -86,17 +86,9 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Session<Tracker<'s, M, A, N>> {
         }
     }
 
-    /// Unpreserves the blocks of files: what can fail when a session is destroyed.
-    pub(super) fn unpreserve_blocks(
-        &self,
-        tracker: &Tracker<'s, M, A, N>,
-    ) -> Result<(), OutgoingError> {
-        self.file_blocks.unpreserve_from(tracker, 0)
-    }
-
-    /// Undoes [`Session::unpreserve_blocks`].
-    pub(super) fn preserve_blocks(&self, tracker: &Tracker<'s, M, A, N>) {
-        self.file_blocks.preserve_from(tracker, 0);
+    /// The blocks of files, as folios.
+    pub(super) fn folios(&self) -> impl Iterator<Item = (PhysAddr, Order)> + Clone + '_ {
+        self.file_blocks.folios_from(0)
     }
 
     /// Unpreserves all files, the last first, and frees the blocks, which are not preserved any
@@ -106,20 +98,11 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Session<Tracker<'s, M, A, N>> {
         tracker: &Tracker<'s, M, A, N>,
         flbs: &mut Flbs<Tracker<'s, M, A, N>>,
     ) {
-        self.abandon(tracker, flbs);
-        self.file_blocks.free_from(tracker, 0);
-    }
-
-    /// Unpreserves all files, the last first.
-    pub(super) fn abandon(
-        &mut self,
-        tracker: &Tracker<'s, M, A, N>,
-        flbs: &mut Flbs<Tracker<'s, M, A, N>>,
-    ) {
         while let Some(mut preserved) = self.files.pop() {
             preserved.file.unpreserve(tracker);
             flbs.release(tracker, &preserved.flbs);
         }
+        self.file_blocks.free_from(tracker, 0);
     }
 
     /// Freezes all files and writes them out; on an error none is frozen.
