@@ -6,12 +6,11 @@ use kho_abi::luo::{
 };
 use kho_abi::memfd;
 use kho_hal::{FrozenMem, PageSize, PhysAddr, PhysRange};
-use zerocopy::IntoBytes;
 
+use crate::incoming::ascending::{NameKey, Sorter, name_key};
 use crate::incoming::block::Blocks;
 use crate::incoming::map::Map;
 use crate::incoming::memfd::Memfd;
-use crate::incoming::seen::Seen;
 use crate::incoming::{Claims, Fault, IncomingError, Part, read};
 
 /// What the predecessor's LUO handed over; checked.
@@ -48,7 +47,7 @@ impl<'a, M: FrozenMem> Luo<'a, M> {
         }
         let ser: &LuoSer = read::object(mem, blob.start()).map_err(|e| fault(e.into()))?;
         let mut luo = Self {
-            map: claims.map,
+            map: claims.map(),
             mem,
             ser,
             flbs: &[],
@@ -130,38 +129,47 @@ impl<'a, M: FrozenMem> Luo<'a, M> {
             if flb.name.to_bytes().is_none() {
                 return Err(Fault::Name { at });
             }
-            if flbs.iter().take(i).any(|earlier| earlier.name == flb.name) {
-                return Err(Fault::Duplicate { at });
-            }
         }
         Ok(flbs)
     }
 
-    /// Makes sure that session names, and tokens in each session, occur once.
-    ///
-    /// A bit of `workspace` for each name says whether it may have been seen; only then are the
-    /// names before it compared. With too few bits, or names that were chosen to share theirs, that
-    /// would take more than linear time, and the workspace is called too small.
+    /// Makes sure that session names, names of objects, and tokens in each session, occur once.
     pub(crate) fn check_names(&self, workspace: &mut [u64]) -> Result<(), Fault> {
-        let mut seen = Seen::new(workspace);
-        for (i, (at, session)) in self.session_blocks().iter_at().enumerate() {
-            let name = session.name.to_bytes().unwrap_or_default();
-            let same = |earlier: &LuoSessionSer| earlier.name.to_bytes() == Some(name);
-            if seen.maybe(&[name], i)? && self.session_blocks().iter().take(i).any(same) {
-                return Err(Fault::Duplicate { at });
-            }
-        }
-        for (at, session) in self.session_blocks().iter_at() {
-            let files = self.session(session).file_blocks();
-            for (i, (file_at, file)) in files.iter_at().enumerate() {
-                let (session, token) = (at.as_u64().to_le_bytes(), file.token.as_bytes());
-                let same = |earlier: &LuoFileSer| earlier.token == file.token;
-                if seen.maybe(&[&session, token], i)? && files.iter().take(i).any(same) {
-                    return Err(Fault::Duplicate { at: file_at });
-                }
-            }
+        let mut sorter = Sorter::new(workspace);
+        let key = |ser: &LuoSessionSer| Self::name_key(&ser.name);
+        let sessions = || self.session_blocks().iter_at();
+        let names = |list: &mut dyn FnMut(_)| {
+            sessions().for_each(|(_, ser)| list(key(ser)));
+            Ok(())
+        };
+        sorter.unique(0, names, |name| {
+            second(sessions().filter(|(_, ser)| key(ser) == name))
+        })?;
+        let names = |list: &mut dyn FnMut(_)| {
+            self.flbs
+                .iter()
+                .for_each(|flb| list(Self::name_key(&flb.name)));
+            Ok(())
+        };
+        sorter.unique(0, names, |_| Fault::Duplicate {
+            at: PhysAddr::new(self.ser.flbs_pa.get()),
+        })?;
+        for (_, session) in sessions() {
+            let files = || self.session(session).file_blocks().iter_at();
+            let tokens = |list: &mut dyn FnMut(_)| {
+                files().for_each(|(_, file)| list(file.token.get()));
+                Ok(())
+            };
+            sorter.unique(0, tokens, |token| {
+                second(files().filter(|(_, file)| file.token.get() == token))
+            })?;
         }
         Ok(())
+    }
+
+    /// A name whose end was checked.
+    fn name_key<const N: usize>(name: &Name<N>) -> NameKey {
+        name.to_bytes().and_then(name_key).unwrap_or_default()
     }
 
     fn session_blocks(&self) -> Blocks<'a, LuoSessionSer, M> {
@@ -210,6 +218,12 @@ impl<'a, M: FrozenMem> Luo<'a, M> {
     pub fn flb(&self, name: &str) -> Option<&'a LuoFlbSer> {
         self.flbs.iter().find(|flb| flb.name.to_str() == Some(name))
     }
+}
+
+/// That the second of these has what the first has.
+fn second<T>(mut same: impl Iterator<Item = (PhysAddr, T)>) -> Fault {
+    let at = same.nth(1).map(|(at, _)| at).unwrap_or_default();
+    Fault::Duplicate { at }
 }
 
 /// A named set of preserved files.

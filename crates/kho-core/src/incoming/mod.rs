@@ -35,7 +35,6 @@ mod metadata;
 mod places;
 pub(crate) mod read;
 mod root;
-mod seen;
 mod vmalloc;
 
 use core::num::NonZeroUsize;
@@ -50,7 +49,7 @@ use kho_hal::{FrozenMem, Order, PageSize, PhysAddr, PhysRange};
 use crate::BootData;
 use crate::runs::{First, FolioBits};
 pub(crate) use claims::Claims;
-use map::{Map, Spread};
+use map::{Lookup, Map, Spread};
 
 pub use block::Blocks;
 pub use error::{Fault, FdtError, IncomingError, Part};
@@ -130,6 +129,11 @@ pub struct Incoming<'a, M> {
 /// Hears of a problem, and says whether to go on.
 type Report<'r> = dyn FnMut(IncomingError) -> Result<(), IncomingError> + 'r;
 
+/// What it costs to read `bytes` bytes, where a claim or a name costs one.
+fn steps(bytes: u64) -> u64 {
+    bytes / 16
+}
+
 /// What the known sub-blobs turned out to be.
 struct Components<'a, M> {
     luo: Component<Luo<'a, M>>,
@@ -151,9 +155,9 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
     /// `workspace` is memory to sort and mark addresses in; its contents do not matter, before or
     /// after. A few hundred words do for a handover of some thousand folios in sub-blobs and files.
     /// The time is linear in the size of the description: where the workspace would make it more,
-    /// the check stops and says how many words are needed ([`Fault::Workspace`]). A bit for each
-    /// page between the lowest and the highest address that is named is always enough: 32 KiB for
-    /// each GiB of 4 KiB pages.
+    /// the check stops and says how many words are needed ([`Fault::Workspace`]). Enough is always a
+    /// bit for each page between the lowest and the highest address that is named, 32 KiB for each GiB
+    /// of 4 KiB pages; 8 words for each name; and 4 words for each bitmap of a list.
     ///
     /// # Errors
     /// [`IncomingError`]: which part is wrong, and what with it. Nothing has been changed.
@@ -221,18 +225,24 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
         map.check_nodes(&ram, &scratch, workspace).map_err(fault)?;
         let mut spread = Spread::NONE;
         map.check_folios(&ram, &scratch, workspace, &mut spread, report)?;
-        root.check_apart(mem, &map, workspace, report)?;
         let mut components = Components::NONE;
-        places::each_page_once(workspace, page, map.folios(), |once| {
-            let mut claims = Claims { map, once, report };
-            components = Components::NONE;
-            Self::check_components(mem, &root, &mut claims, &mut components)
+        Lookup::with(map, workspace, |lookup, workspace| {
+            root.check_apart(mem, lookup, workspace, report)?;
+            places::each_page_once(workspace, page, map.folios(), |once| {
+                let mut claims = Claims::new(lookup, once, report);
+                components = Components::NONE;
+                Self::check_components(mem, &root, &mut claims, &mut components)?;
+                Ok(claims.work)
+            })
         })?;
         let Components {
             luo,
             metadata,
             reserve_mem,
         } = components;
+        if let Err(fault) = reserve_mem.check_names(workspace) {
+            report(Part::ReserveMem.is(fault))?;
+        }
         if let Component::Known(luo) = &luo
             && let Err(fault) = luo.check_names(workspace)
         {
@@ -464,13 +474,16 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
         mut check: impl FnMut(&mut Claims<'_, 'a, M>) -> Result<(), Fault>,
     ) -> Result<(), IncomingError> {
         let map = self.map;
-        places::each_page_once(workspace, self.page_size(), map.folios(), |once| {
-            let report = &mut Err;
-            let mut claims = Claims { map, once, report };
-            // What the library knows of has its owners; nothing else may name it.
-            let mut found = Components::NONE;
-            Self::check_components(self.mem, &self.root, &mut claims, &mut found)?;
-            check(&mut claims).map_err(|fault| Part::Subtree.is(fault))
+        Lookup::with(map, workspace, |lookup, workspace| {
+            places::each_page_once(workspace, map.page(), map.folios(), |once| {
+                let report = &mut Err;
+                let mut claims = Claims::new(lookup, once, report);
+                // What the library knows of has its owners; nothing else may name it.
+                let mut found = Components::NONE;
+                Self::check_components(self.mem, &self.root, &mut claims, &mut found)?;
+                check(&mut claims).map_err(|fault| Part::Subtree.is(fault))?;
+                Ok(claims.work)
+            })
         })
     }
 

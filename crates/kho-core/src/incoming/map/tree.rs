@@ -5,7 +5,7 @@ use kho_hal::{FrozenMem, PageSize, PhysAddr};
 
 use crate::bits::Word;
 use crate::incoming::Fault;
-use crate::incoming::ascending::ascending;
+use crate::incoming::ascending::Sorter;
 use crate::incoming::places::{Ram, Scratch};
 use crate::tree::{Frozen, Tree};
 
@@ -57,22 +57,19 @@ fn check_whole<M: FrozenMem>(
     check_root_slots(tree)?;
     // Level by level: no table is entered before it is known that all tables of its level are
     // different, so a shared table cannot multiply the work.
+    let mut sorter = Sorter::new(workspace);
     for level in (0..radix::depth(page)).rev() {
-        let mut last = None;
-        ascending(
-            workspace,
-            |report| {
+        sorter.unique(
+            0,
+            |report: &mut dyn FnMut(u64)| {
                 tree.visit_nodes(level, &mut |node| {
                     check_page(node, page.bytes(), ram, scratch)?;
                     report(node.as_u64());
                     Ok(())
                 })
             },
-            |node| match last.replace(node) {
-                Some(before) if before == node => Err(Fault::ReachedTwice {
-                    addr: PhysAddr::new(node),
-                }),
-                _ => Ok(()),
+            |node| Fault::ReachedTwice {
+                addr: PhysAddr::new(node),
             },
         )?;
     }
