@@ -1,5 +1,6 @@
 //! A checked handover as one JSON object.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use kho::abi::radix;
@@ -18,8 +19,20 @@ use crate::progress::Progress;
 const HEAD: usize = 16;
 const MEMFD_HEAD: usize = 4;
 
-/// Files above this many bytes have no digest: a sparse one can claim any size.
+/// Files above this many bytes have no digest.
 pub const MAX_CONTENT: u64 = 1 << 36;
+
+/// Holes of all files together that are read as zeroes, if the image is small: a sparse file can claim
+/// any size.
+const HOLES: u64 = 1 << 30;
+
+/// What may be read of files.
+struct Limits {
+    /// Bytes of a file.
+    file: u64,
+    /// Bytes of holes that are left, of all files.
+    holes: Cell<u64>,
+}
 
 /// How much of a file is read at once.
 const BUFFER: usize = 1 << 20;
@@ -76,7 +89,13 @@ pub fn of(
         Component::NotUnderstood | Component::Absent => Value::Null,
     };
     facts["luo"] = match incoming.luo() {
-        Component::Known(luo) => luo_facts(mem, &luo, max_content),
+        Component::Known(luo) => {
+            let limits = Limits {
+                file: max_content,
+                holes: Cell::new(mem.size().max(HOLES)),
+            };
+            luo_facts(mem, &luo, &limits)
+        }
         Component::NotUnderstood => json!("not understood"),
         Component::Absent => Value::Null,
     };
@@ -165,12 +184,12 @@ fn folios<M: FrozenMem>(incoming: &Incoming<'_, M>, facts: &mut Value) {
     facts["folios_head"] = json!(head);
 }
 
-fn luo_facts(mem: &FileMem, luo: &Luo<'_, FileMem>, max_content: u64) -> Value {
+fn luo_facts(mem: &FileMem, luo: &Luo<'_, FileMem>, limits: &Limits) -> Value {
     let sessions = luo.sessions().map(|session| {
         json!({
             "name": String::from_utf8_lossy(session.name()),
             "count": session.count(),
-            "files": session.files().map(|file| file_facts(mem, &file, max_content)).collect::<Vec<_>>(),
+            "files": session.files().map(|file| file_facts(mem, &file, limits)).collect::<Vec<_>>(),
         })
     });
     let flbs = luo.flbs().iter().map(|flb| {
@@ -189,19 +208,19 @@ fn luo_facts(mem: &FileMem, luo: &Luo<'_, FileMem>, max_content: u64) -> Value {
     })
 }
 
-fn file_facts(mem: &FileMem, file: &File<'_, FileMem>, max_content: u64) -> Value {
+fn file_facts(mem: &FileMem, file: &File<'_, FileMem>, limits: &Limits) -> Value {
     let mut facts = json!({
         "compatible": file.compatible(),
         "token": file.token(),
         "data": file.data(),
     });
     if let Some(memfd) = file.memfd() {
-        facts["memfd"] = memfd_facts(mem, &memfd, max_content);
+        facts["memfd"] = memfd_facts(mem, &memfd, limits);
     }
     facts
 }
 
-fn memfd_facts(mem: &FileMem, memfd: &Memfd<'_, FileMem>, max_content: u64) -> Value {
+fn memfd_facts(mem: &FileMem, memfd: &Memfd<'_, FileMem>, limits: &Limits) -> Value {
     let ser = memfd.descriptor();
     let list = memfd.vmalloc();
     let mut head = Vec::new();
@@ -215,7 +234,7 @@ fn memfd_facts(mem: &FileMem, memfd: &Memfd<'_, FileMem>, max_content: u64) -> V
             head.push(json!([pfn, flags, index]));
         }
     }
-    let content = content(mem, memfd, max_content);
+    let content = content(mem, memfd, limits);
     let mut facts = json!({
         "pos": ser.pos.get(),
         "size": ser.size.get(),
@@ -240,15 +259,19 @@ fn memfd_facts(mem: &FileMem, memfd: &Memfd<'_, FileMem>, max_content: u64) -> V
 
 /// The digest of the file's bytes, holes as zeroes; `None` if it is too large, or the image
 /// lacks some of them.
-fn content(mem: &FileMem, memfd: &Memfd<'_, FileMem>, max: u64) -> Option<String> {
+fn content(mem: &FileMem, memfd: &Memfd<'_, FileMem>, limits: &Limits) -> Option<String> {
     let size = memfd.descriptor().size.get();
-    if size > max {
+    if size > limits.file {
         return None;
     }
     let progress = Progress::new("reading a memory file", Some(size));
     let mut digest = Sha256::new();
     let mut buffer = vec![0; BUFFER];
     let mut add = |from: Option<PhysAddr>, count: u64| {
+        if from.is_none() {
+            let left = limits.holes.get().checked_sub(count)?;
+            limits.holes.set(left);
+        }
         let mut done = 0;
         while done < count {
             let part = buffer.get_mut(..(count - done).min(BUFFER as u64) as usize)?;

@@ -52,8 +52,9 @@ impl Arch {
     }
 }
 
-/// Most words to check an image with: a bit for each page of 256 TiB.
-const MAX_WORKSPACE: u64 = 1 << 30;
+/// Words to check any image with: a bit for each page of 2 TiB. A larger one may take as much as it
+/// has memory.
+const WORKSPACE: u64 = 1 << 23;
 
 /// An image, with what is known of the machine it was taken from.
 struct Image {
@@ -147,7 +148,8 @@ impl Image {
     /// The only whole handover in the memory, wherever it is.
     fn search(&self, machine: Machine<'_>, workspace: &mut Vec<u64>) -> Result<BootData, Failure> {
         let (mut whole, mut others) = (Vec::new(), Vec::new());
-        for (fdt_addr, fdt_size) in search::roots(&self.memory, self.page_size) {
+        let roots = search::roots(&self.memory, self.page_size);
+        for (fdt_addr, fdt_size) in roots.map_err(Failure::unreadable)? {
             // Only the boot data leads to the list of scratch areas.
             let boot = BootData {
                 fdt_addr,
@@ -206,12 +208,13 @@ fn check<'a>(
     machine: Machine<'_>,
     workspace: &mut Vec<u64>,
 ) -> Result<Incoming<'a, FileMem>, Failure> {
-    let checked = with_workspace(workspace, |workspace| {
+    let most = most_words(memory.size());
+    let checked = with_workspace(workspace, most, |workspace| {
         Incoming::check(memory, boot, machine, workspace)
     });
     checked.map_err(|first| {
         let mut problems = Vec::new();
-        let listed = with_workspace(workspace, |workspace| {
+        let listed = with_workspace(workspace, most, |workspace| {
             problems.clear();
             Incoming::diagnose(memory, boot, machine, workspace, |problem| {
                 if problems.len() < MOST && !problems.contains(&problem) {
@@ -232,9 +235,15 @@ fn check<'a>(
 /// More problems than this are not shown.
 const MOST: usize = 100;
 
-/// Does what says itself how much workspace it needs.
+/// Most words to check an image of this much memory with.
+fn most_words(memory: u64) -> u64 {
+    (memory / 8).max(WORKSPACE)
+}
+
+/// Does what says itself how much workspace it needs, if that is not more than `most` words.
 fn with_workspace<T>(
     workspace: &mut Vec<u64>,
+    most: u64,
     mut work: impl FnMut(&mut [u64]) -> Result<T, IncomingError>,
 ) -> Result<T, IncomingError> {
     workspace.resize(workspace.len().max(1 << 12), 0);
@@ -243,7 +252,7 @@ fn with_workspace<T>(
             Err(IncomingError {
                 fault: Fault::Workspace { words },
                 ..
-            }) if words > workspace.len() as u64 && words <= MAX_WORKSPACE => {
+            }) if words > workspace.len() as u64 && words <= most => {
                 workspace.resize(words as usize, 0);
             }
             done => return done,
@@ -323,10 +332,14 @@ fn from_elf(file: File, len: u64, options: &Options) -> Result<Image, Failure> {
     if pieces.is_empty() {
         return Err(broken(&"it has no memory"));
     }
+    let memory = FileMem::new(own, pieces);
+    if memory.size() > len {
+        return Err(broken(&"it has more memory than bytes"));
+    }
     // What only says where the first instruction would be is no argument of a kernel.
     let entry = Some(PhysAddr::new(elf.ehdr.e_entry)).filter(|entry| entry.as_u64() != 0);
     Ok(Image {
-        memory: FileMem::new(own, pieces),
+        memory,
         arch,
         entry: options.entry.or(entry),
         boot: options.boot,
@@ -370,4 +383,27 @@ fn from_machine(file: File, options: &Options) -> Result<Image, Failure> {
         boot,
         page_size: options.page_size.unwrap_or(PageSize::Size4K),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use kho::core::incoming::Part;
+
+    use super::*;
+
+    /// What asks for more and more gets no more than there is memory in the image.
+    #[test]
+    fn a_workspace_is_no_larger_than_the_image() {
+        for (memory, most) in [(0, 1 << 23), (1 << 26, 1 << 23), (1 << 27, 1 << 24)] {
+            let (mut largest, mut workspace) = (0, Vec::new());
+            let asked = with_workspace(&mut workspace, most_words(memory), |workspace| {
+                largest = workspace.len() as u64;
+                let words = largest + (1 << 20);
+                let (part, fault) = (Part::Map, Fault::Workspace { words });
+                Err::<(), _>(IncomingError { part, fault })
+            });
+            assert!(asked.is_err());
+            assert!((most - (1 << 20)..=most).contains(&largest), "{largest}");
+        }
+    }
 }
