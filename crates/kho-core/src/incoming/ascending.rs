@@ -9,6 +9,9 @@ pub(crate) trait Key: Copy + Ord {
 
     /// The keys that `words` have room for.
     fn room(words: &mut [u64]) -> &mut [Self];
+
+    /// Sorts keys.
+    fn sort(keys: &mut [Self]);
 }
 
 impl Key for u64 {
@@ -16,6 +19,10 @@ impl Key for u64 {
 
     fn room(words: &mut [u64]) -> &mut [Self] {
         words
+    }
+
+    fn sort(keys: &mut [Self]) {
+        keys.sort_unstable();
     }
 }
 
@@ -27,6 +34,36 @@ impl Key for NameKey {
 
     fn room(words: &mut [u64]) -> &mut [Self] {
         words.as_chunks_mut().0
+    }
+
+    /// The standard library has a buffer of 3 KiB on the stack for keys of this size, so by a heap.
+    fn sort(keys: &mut [Self]) {
+        for root in (0..keys.len() / 2).rev() {
+            sift(keys, root);
+        }
+        for end in (1..keys.len()).rev() {
+            keys.swap(0, end);
+            sift(keys.get_mut(..end).unwrap_or_default(), 0);
+        }
+    }
+}
+
+/// Makes a heap of what is one but for `root`: no key is below those that hang on it.
+fn sift<K: Key>(heap: &mut [K], mut root: usize) {
+    loop {
+        let left = 2 * root + 1;
+        let right = left + 1;
+        let above = if heap.get(right) > heap.get(left) {
+            right
+        } else {
+            left
+        };
+        // None is below any.
+        if heap.get(above) <= heap.get(root) {
+            return;
+        }
+        heap.swap(root, above);
+        root = above;
     }
 }
 
@@ -181,7 +218,7 @@ impl<K: Key> Batch<'_, K> {
 
     fn sort(&mut self) -> &mut [K] {
         let keys = self.buffer.get_mut(..self.len).unwrap_or_default();
-        keys.sort_unstable();
+        K::sort(keys);
         keys
     }
 }

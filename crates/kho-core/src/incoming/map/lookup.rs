@@ -16,7 +16,7 @@ use crate::runs::{First, FolioBits, Runs};
 pub(crate) struct Lookup<'c, 'a, M> {
     pub(crate) map: Map<'a, M>,
     /// Of a list: start and order of each bitmap, and where it is; ascending.
-    index: &'c [[u64; 2]],
+    index: Option<&'c [[u64; 2]]>,
     /// The bitmap of a list that was found last: the next address is often there as well.
     last: Cell<Option<Bitmap<'a>>>,
     /// Entries and chunks of a list that may still be looked through.
@@ -39,17 +39,16 @@ impl<'a, M: FrozenMem> Lookup<'_, 'a, M> {
             Kind::List(list) => list.entries().saturating_mul(2),
         };
         let with_index = index_words.saturating_mul(2);
-        let (index, rest) = match with_index <= workspace.len() as u64 {
-            true => workspace.split_at_mut(index_words as usize),
-            false => (&mut [][..], workspace),
-        };
+        let has_room = with_index <= workspace.len() as u64;
+        let for_index = if has_room { index_words as usize } else { 0 };
+        let (index, rest) = workspace.split_at_mut(for_index);
         let (index, _) = index.as_chunks_mut();
         let mut lookup = Lookup::without_index(map);
         if let Kind::List(list) = &map.kind {
             list.fill(index).map_err(|fault| Part::Map.is(fault))?;
             lookup.left.set(list.len().saturating_mul(8).max(FREE));
+            lookup.index = has_room.then_some(&*index);
         }
-        lookup.index = index;
         work(&lookup, rest).map_err(|mut error| {
             if let Fault::Workspace { words } = &mut error.fault
                 && *words >= with_index
@@ -64,7 +63,7 @@ impl<'a, M: FrozenMem> Lookup<'_, 'a, M> {
     pub(crate) fn without_index(map: Map<'a, M>) -> Self {
         Self {
             map,
-            index: &[],
+            index: None,
             last: Cell::new(None),
             left: Cell::new(u64::MAX),
         }
@@ -72,7 +71,7 @@ impl<'a, M: FrozenMem> Lookup<'_, 'a, M> {
 
     /// Whether an address is found without a look through a list.
     pub(crate) fn is_quick(&self) -> bool {
-        !self.index.is_empty()
+        self.index.is_some()
     }
 
     /// The folio that contains `addr`, whatever its order.
@@ -83,9 +82,9 @@ impl<'a, M: FrozenMem> Lookup<'_, 'a, M> {
         if let Some(folio) = self.last.get().and_then(|last| last.folio(addr)) {
             return Ok(Some(folio));
         }
-        let found = match self.is_quick() {
-            true => list.find(self.index, self.map.orders(), addr)?,
-            false => {
+        let found = match self.index {
+            Some(index) => list.find(index, self.map.orders(), addr)?,
+            None => {
                 self.look_through(1)?;
                 list.bitmap_containing(addr)?
             }
