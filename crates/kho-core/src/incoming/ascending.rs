@@ -89,6 +89,9 @@ pub(crate) struct Sorter<'w> {
     spent: u64,
 }
 
+/// Words that a sort takes at least: two equal names and a lower one must have room.
+const SPARE: usize = 3 * NameKey::WORDS as usize;
+
 /// Listing again is free up to this.
 const FREE: u64 = 1 << 21;
 
@@ -115,14 +118,10 @@ impl<'w> Sorter<'w> {
         mut list: impl FnMut(&mut dyn FnMut(K)) -> Result<(), E>,
         mut visit: impl FnMut(K) -> Result<(), E>,
     ) -> Result<(), E> {
-        // Two equal keys and a lower one must have room.
-        let mut spare = [0; 3 * NameKey::WORDS as usize];
-        let words = if self.workspace.len() < spare.len() {
-            &mut spare[..]
-        } else {
-            &mut *self.workspace
-        };
-        let buffer = K::room(words);
+        if self.workspace.len() < SPARE {
+            return self.with_spare(cost, list, visit);
+        }
+        let buffer = K::room(self.workspace);
         let (mut after, mut first) = (None, true);
         loop {
             let mut reported = 0;
@@ -154,6 +153,24 @@ impl<'w> Sorter<'w> {
                 return Err(Unfit::Workspace(reported.saturating_mul(K::WORDS)).into());
             }
         }
+    }
+
+    /// As [`Sorter::ascending`], in words of its own.
+    #[cold]
+    #[inline(never)]
+    fn with_spare<K: Key, E: From<Unfit>>(
+        &mut self,
+        cost: u64,
+        list: impl FnMut(&mut dyn FnMut(K)) -> Result<(), E>,
+        visit: impl FnMut(K) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut spare = Sorter {
+            workspace: &mut [0; SPARE],
+            ..*self
+        };
+        let done = spare.ascending(cost, list, visit);
+        (self.once, self.spent) = (spare.once, spare.spent);
+        done
     }
 
     /// Finds a key that `list` reports twice.

@@ -5,7 +5,7 @@ use kho_hal::{FrozenMem, Order, PhysAddr, PhysRange};
 use crate::incoming::map::{Lookup, Map};
 use crate::incoming::places::{Share, Unfit};
 use crate::incoming::{Fault, Folio, IncomingError, Report};
-use crate::runs::First;
+use crate::runs::{First, Runs};
 
 /// Hears of all memory that a description names, and makes sure that it is preserved and that
 /// nothing else names it. A folio is taken over as a whole, so whoever names a part of it owns it.
@@ -115,8 +115,26 @@ impl<'c, 'a, M: FrozenMem> Claims<'c, 'a, M> {
         visit(self, first)?;
         match first.range(self.map().page()).end() {
             end if end >= range.end() => Ok(()),
+            end if self.lookup.is_quick() => self.for_each_found(range, end, visit),
             end => self.for_each_further(range, end, visit),
         }
+    }
+
+    /// The folios of `range` from `from` on, each looked for in an index.
+    fn for_each_found(
+        &mut self,
+        range: PhysRange,
+        mut from: PhysAddr,
+        mut visit: impl FnMut(&mut Self, Folio) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        while from < range.end() {
+            let folio = self.lookup.folio_containing(from)?;
+            let folio = folio.filter(|folio| folio.addr == from);
+            let folio = folio.ok_or(Fault::NotPreserved { range })?;
+            visit(self, folio)?;
+            from = folio.range(self.map().page()).end();
+        }
+        Ok(())
     }
 
     /// The folios of `range` from `from` on. One after the other: in a list without an index, to look
@@ -128,20 +146,12 @@ impl<'c, 'a, M: FrozenMem> Claims<'c, 'a, M> {
         mut from: PhysAddr,
         mut visit: impl FnMut(&mut Self, Folio) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
-        let mut runs = match self.lookup.is_quick() {
-            true => None,
-            false => Some(self.lookup.runs(First::EndsAbove(from))?),
-        };
+        self.lookup.look_for_each_order()?;
+        let mut runs = Runs::new(self.map(), First::EndsAbove(from));
         while from < range.end() {
-            let folio = match &mut runs {
-                None => self.lookup.folio_containing(from)?,
-                Some(runs) => {
-                    let next = runs.next_folio()?;
-                    next.map(|(addr, order)| Folio { addr, order })
-                }
-            };
-            let folio = folio.filter(|folio| folio.addr == from);
-            let folio = folio.ok_or(Fault::NotPreserved { range })?;
+            let next = runs.next_folio()?.filter(|(addr, _)| *addr == from);
+            let (addr, order) = next.ok_or(Fault::NotPreserved { range })?;
+            let folio = Folio { addr, order };
             visit(self, folio)?;
             from = folio.range(self.map().page()).end();
         }

@@ -11,7 +11,7 @@ use crate::incoming::ascending::{NameKey, Sorter, name_key};
 use crate::incoming::block::Blocks;
 use crate::incoming::map::Map;
 use crate::incoming::memfd::Memfd;
-use crate::incoming::{Claims, Fault, IncomingError, Part, read};
+use crate::incoming::{Claims, Component, Fault, IncomingError, Part, read};
 
 /// What the predecessor's LUO handed over; checked.
 #[derive(Debug)]
@@ -25,18 +25,31 @@ pub struct Luo<'a, M> {
 impl_copy!(Luo);
 
 impl<'a, M: FrozenMem> Luo<'a, M> {
-    /// Checks the sub-blob `LUO` and all it leads to; `None` if its version is not known, or if a
-    /// session that was reported is wrong.
+    /// Checks the sub-blob `LUO` and all it leads to, and puts it in `found`: as not understood if its
+    /// version is not known, or if a session that was reported is wrong.
     pub(crate) fn check(
         mem: &'a M,
         blob: PhysRange,
         claims: &mut Claims<'_, 'a, M>,
-    ) -> Result<Option<Self>, IncomingError> {
+        found: &mut Component<Self>,
+    ) -> Result<(), IncomingError> {
+        let checked = Self::check_all(mem, blob, claims, found);
+        claims.or_report(checked).map(|_| ())
+    }
+
+    #[inline(never)]
+    fn check_all(
+        mem: &'a M,
+        blob: PhysRange,
+        claims: &mut Claims<'_, 'a, M>,
+        found: &mut Component<Self>,
+    ) -> Result<(), IncomingError> {
         let fault = |fault| Part::Luo.is(fault);
         // The version comes first in every version, and says how long the rest is.
         let compatible: Result<&Name<8>, _> = read::object(mem, blob.start());
         if compatible.map_err(|e| fault(e.into()))?.to_str() != Some(COMPATIBLE) {
-            return Ok(None);
+            *found = Component::NotUnderstood;
+            return Ok(());
         }
         if blob.size() < size_of::<LuoSer>() as u64 {
             return Err(fault(Fault::Mismatch {
@@ -62,7 +75,8 @@ impl<'a, M: FrozenMem> Luo<'a, M> {
         }
         let flbs = luo.check_flbs(claims).map_err(fault);
         luo.flbs = claims.or_report(flbs)?.unwrap_or_default();
-        Ok(whole.then_some(luo))
+        *found = Component::found(whole.then_some(luo));
+        Ok(())
     }
 
     fn check_session(
@@ -99,6 +113,7 @@ impl<'a, M: FrozenMem> Luo<'a, M> {
         Ok(())
     }
 
+    #[inline(never)]
     fn check_flbs(&self, claims: &mut Claims<'_, 'a, M>) -> Result<&'a [LuoFlbSer], Fault> {
         let at = PhysAddr::new(self.ser.flbs_pa.get());
         if at == PhysAddr::new(0) {
@@ -134,6 +149,7 @@ impl<'a, M: FrozenMem> Luo<'a, M> {
     }
 
     /// Makes sure that session names, names of objects, and tokens in each session, occur once.
+    #[inline(never)]
     pub(crate) fn check_names(&self, workspace: &mut [u64]) -> Result<(), Fault> {
         let mut sorter = Sorter::new(workspace);
         let key = |ser: &LuoSessionSer| Self::name_key(&ser.name);

@@ -92,6 +92,7 @@ impl<'a> ReserveMem<'a> {
     }
 
     /// Makes sure that names occur once, and have 64 bytes at most; Linux takes 15.
+    #[inline(never)]
     pub(crate) fn check_names(&self, workspace: &mut [u64]) -> Result<(), Fault> {
         let at = self.at;
         let cost = self.node.map_or(0, |node| steps(node.left() as u64));

@@ -129,6 +129,19 @@ pub struct Incoming<'a, M> {
 /// Hears of a problem, and says whether to go on.
 type Report<'r> = dyn FnMut(IncomingError) -> Result<(), IncomingError> + 'r;
 
+/// Goes on without what is wrong, if that is asked for.
+#[inline(never)]
+fn or_report(
+    part: Part,
+    checked: Result<(), Fault>,
+    report: &mut Report<'_>,
+) -> Result<(), IncomingError> {
+    match checked {
+        Ok(()) => Ok(()),
+        Err(fault) => report(part.is(fault)),
+    }
+}
+
 /// What it costs to read `bytes` bytes, where a claim or a name costs one.
 fn steps(bytes: u64) -> u64 {
     bytes / 16
@@ -216,9 +229,7 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
         let scratch = Scratch::check(mem, &ram, boot.scratch_addr, boot.scratch_size, report)?;
         let root =
             RootFdt::check(mem, boot, page, &ram).map_err(|fault| Part::RootFdt.is(fault))?;
-        if let Err(fault) = root.check_names(workspace) {
-            report(Part::RootFdt.is(fault))?;
-        }
+        or_report(Part::RootFdt, root.check_names(workspace), report)?;
         let fault = |fault| Part::Map.is(fault);
         let generation = root.decide(mem, page, &ram, v1_bitmaps).map_err(fault)?;
         let mut map = Map::new(mem, page, generation, root.map());
@@ -240,13 +251,9 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
             metadata,
             reserve_mem,
         } = components;
-        if let Err(fault) = reserve_mem.check_names(workspace) {
-            report(Part::ReserveMem.is(fault))?;
-        }
-        if let Component::Known(luo) = &luo
-            && let Err(fault) = luo.check_names(workspace)
-        {
-            report(Part::Luo.is(fault))?;
+        or_report(Part::ReserveMem, reserve_mem.check_names(workspace), report)?;
+        if let Component::Known(luo) = &luo {
+            or_report(Part::Luo, luo.check_names(workspace), report)?;
         }
         Ok(Self {
             mem,
@@ -276,25 +283,31 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
             _ => {}
         })?;
         if let Some(range) = luo {
-            let checked = Luo::check(mem, range, claims);
-            let checked = claims.or_report(checked)?;
-            found.luo = checked.map_or(Component::Absent, Component::found);
+            Luo::check(mem, range, claims, &mut found.luo)?;
         }
         if let Some(range) = metadata_at {
             found.metadata = Component::found(metadata::check(mem, range));
         }
         if let Some(range) = memblock {
-            let (at, max) = (range.start(), range.size());
-            let regions = ReserveMem::check(mem, at, max, None, claims);
-            found.reserve_mem = claims.or_report(regions)?.unwrap_or(ReserveMem::NONE);
+            found.reserve_mem = Self::check_regions(mem, range, None, claims)?;
         }
         let mut inline = root.inline_nodes();
         if inline.any(|node| node.name() == memblock_abi::NODE) {
-            let (at, max) = (root.at(), root.total_size() as u64);
-            let regions = ReserveMem::check(mem, at, max, Some(memblock_abi::NODE), claims);
-            found.reserve_mem = claims.or_report(regions)?.unwrap_or(ReserveMem::NONE);
+            let name = Some(memblock_abi::NODE);
+            found.reserve_mem = Self::check_regions(mem, root.range(), name, claims)?;
         }
         Ok(())
+    }
+
+    #[inline(never)]
+    fn check_regions(
+        mem: &'a M,
+        tree: PhysRange,
+        child: Option<&str>,
+        claims: &mut Claims<'_, 'a, M>,
+    ) -> Result<ReserveMem<'a>, IncomingError> {
+        let regions = ReserveMem::check(mem, tree.start(), tree.size(), child, claims);
+        Ok(claims.or_report(regions)?.unwrap_or(ReserveMem::NONE))
     }
 
     #[cfg(feature = "alloc")]

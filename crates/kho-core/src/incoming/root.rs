@@ -173,11 +173,6 @@ impl<'a> RootFdt<'a> {
         }
     }
 
-    /// Where the description lies.
-    pub(crate) fn at(&self) -> PhysAddr {
-        self.at
-    }
-
     /// Where the map of preserved memory starts.
     pub fn map(&self) -> PhysAddr {
         self.map
@@ -206,7 +201,8 @@ impl<'a> RootFdt<'a> {
         children.filter(move |node| nested && node.name() != PRESERVED_MEMORY)
     }
 
-    fn range(&self) -> PhysRange {
+    /// Where the description lies.
+    pub(crate) fn range(&self) -> PhysRange {
         // The bytes are in memory, so their range does not wrap.
         PhysRange::new(self.at, self.fdt.data().len() as u64).unwrap_or_default()
     }
@@ -223,6 +219,7 @@ impl<'a> RootFdt<'a> {
 
     /// Checks that no two properties of the root and of its children have one name, and no two
     /// children.
+    #[inline(never)]
     pub(crate) fn check_names(&self, workspace: &mut [u64]) -> Result<(), Fault> {
         let at = self.at;
         let twice = |_| Fault::Duplicate { at };
@@ -247,6 +244,7 @@ impl<'a> RootFdt<'a> {
 
     /// Checks that neither the FDT nor a sub-blob overlaps another. What cannot be a sub-blob is left
     /// to [`RootFdt::claim`].
+    #[inline(never)]
     pub(crate) fn check_apart<M: FrozenMem>(
         &self,
         mem: &M,

@@ -51,7 +51,7 @@ pub(crate) struct Lookahead {
 }
 
 impl Lookahead {
-    const LEN: usize = 16;
+    const LEN: usize = 8;
 
     pub(crate) const EMPTY: Self = Self {
         order: Order::ZERO,

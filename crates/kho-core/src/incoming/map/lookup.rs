@@ -7,7 +7,7 @@ use kho_hal::{FrozenMem, PhysAddr};
 use super::list::Bitmap;
 use super::{Kind, Map};
 use crate::incoming::{Fault, Folio, IncomingError, Part};
-use crate::runs::{First, FolioBits, Runs};
+use crate::runs::FolioBits;
 
 /// A map in which one address after the other is looked for.
 ///
@@ -29,6 +29,7 @@ const FREE: u64 = 1 << 24;
 impl<'a, M: FrozenMem> Lookup<'_, 'a, M> {
     /// Does `work` with what is in the map, and with what an index leaves of the workspace: half of
     /// it, or more.
+    #[inline(never)]
     pub(crate) fn with<T>(
         map: Map<'a, M>,
         workspace: &mut [u64],
@@ -49,14 +50,15 @@ impl<'a, M: FrozenMem> Lookup<'_, 'a, M> {
             lookup.left.set(list.len().saturating_mul(8).max(FREE));
             lookup.index = has_room.then_some(&*index);
         }
-        work(&lookup, rest).map_err(|mut error| {
-            if let Fault::Workspace { words } = &mut error.fault
-                && *words >= with_index
-            {
-                *words = words.saturating_add(index_words);
-            }
-            error
-        })
+        // In place: an error that is moved takes its place on the stack twice.
+        let mut done = work(&lookup, rest);
+        if let Err(error) = &mut done
+            && let Fault::Workspace { words } = &mut error.fault
+            && *words >= with_index
+        {
+            *words = words.saturating_add(index_words);
+        }
+        done
     }
 
     /// A list is looked through as often as it takes.
@@ -93,10 +95,9 @@ impl<'a, M: FrozenMem> Lookup<'_, 'a, M> {
         Ok(found.and_then(|bitmap| bitmap.folio(addr)))
     }
 
-    /// The folios from `first` on. In a list, each order is looked for.
-    pub(crate) fn runs(&self, first: First) -> Result<Runs<'a, Map<'a, M>>, Fault> {
-        self.look_through(self.map.orders().count() as u64)?;
-        Ok(Runs::new(self.map, first))
+    /// Counts what it takes to begin with the folios of every order.
+    pub(crate) fn look_for_each_order(&self) -> Result<(), Fault> {
+        self.look_through(self.map.orders().count() as u64)
     }
 
     /// Counts looks through a list.
