@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
-use std::fs;
 use std::path::Path;
+use std::{fs, io};
 
 use kho::abi::memblock;
 use kho::abi::metadata::{self, KexecMetadata};
@@ -37,10 +37,18 @@ pub fn facts(folder: &Path) -> Result<Value, Failure> {
     Ok(json!({ "debugfs": sides }))
 }
 
+/// What is no file may have no end.
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("not a file"));
+    }
+    fs::read(path)
+}
+
 fn side(folder: &Path) -> Result<Value, Failure> {
     let path = folder.join("fdt");
     let unreadable = |error| Failure::unreadable(format!("{}: {error}", path.display()));
-    let bytes = fs::read(&path).map_err(unreadable)?;
+    let bytes = read_file(&path).map_err(unreadable)?;
     let description = read(&bytes)?;
     let folder = folder.join("sub_fdts");
     let blobs = || fs::read_dir(&folder).into_iter().flatten().flatten();
@@ -48,7 +56,7 @@ fn side(folder: &Path) -> Result<Value, Failure> {
         .filter_map(|file| {
             Some((
                 file.file_name().into_string().ok()?,
-                fs::read(file.path()).ok()?,
+                read_file(&file.path()).ok()?,
             ))
         })
         .collect();

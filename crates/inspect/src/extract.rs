@@ -22,11 +22,9 @@ pub fn core(
             continue;
         };
         // The image can have a part of a page.
-        for range in memory.ranges().filter(|range| range.overlaps(whole)) {
-            let start = range.start().max(addr);
-            let size = range.end().min(whole.end()).as_u64() - start.as_u64();
-            let bytes = memory.bytes(start, size as usize);
-            pieces.push((start, bytes.map_err(|error| error.to_string())?));
+        for part in memory.parts(whole) {
+            let bytes = memory.bytes(part.start(), part.size() as usize);
+            pieces.push((part.start(), bytes.map_err(|error| error.to_string())?));
         }
     }
     let mut alone = SimMemory::from_pieces(&pieces).map_err(|error| error.to_string())?;

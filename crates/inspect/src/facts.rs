@@ -19,11 +19,20 @@ use crate::progress::Progress;
 const HEAD: usize = 16;
 const MEMFD_HEAD: usize = 4;
 
-/// Files above this many bytes have no digest: a sparse one can claim any size.
+/// Files above this many bytes have no digest.
 pub const MAX_CONTENT: u64 = 1 << 36;
 
-/// Holes of all files that are digested: a small image can claim any number of any size.
-const MAX_HOLES: u64 = 1 << 32;
+/// Holes of all files together that are read as zeroes, if the image is small: a sparse file can claim
+/// any size.
+const HOLES: u64 = 1 << 30;
+
+/// What may be read of files.
+struct Limits {
+    /// Bytes of a file.
+    file: u64,
+    /// Bytes of holes that are left, of all files.
+    holes: Cell<u64>,
+}
 
 /// How much of a file is read at once.
 const BUFFER: usize = 1 << 20;
@@ -80,7 +89,13 @@ pub fn of(
         Component::NotUnderstood | Component::Absent => Value::Null,
     };
     facts["luo"] = match incoming.luo() {
-        Component::Known(luo) => luo_facts(mem, &luo, max_content),
+        Component::Known(luo) => {
+            let limits = Limits {
+                file: max_content,
+                holes: Cell::new(mem.size().max(HOLES)),
+            };
+            luo_facts(mem, &luo, &limits)
+        }
         Component::NotUnderstood => json!("not understood"),
         Component::Absent => Value::Null,
     };
@@ -169,41 +184,12 @@ fn folios<M: FrozenMem>(incoming: &Incoming<'_, M>, facts: &mut Value) {
     facts["folios_head"] = json!(head);
 }
 
-/// How much is still going to be digested.
-struct Budget {
-    /// Of each file.
-    content: u64,
-    /// Of the holes of all files that are left.
-    holes: Cell<u64>,
-}
-
-impl Budget {
-    /// Takes the holes of a file from what is left; whether there was enough.
-    fn covers(&self, memfd: &Memfd<'_, FileMem>) -> bool {
-        let size = memfd.descriptor().size.get();
-        let content = memfd.segments().map(|segment| segment.range.size());
-        let holes = size.saturating_sub(content.fold(0, u64::saturating_add));
-        let left = self.holes.get().checked_sub(holes);
-        match left.filter(|_| size <= self.content) {
-            Some(left) => {
-                self.holes.set(left);
-                true
-            }
-            None => false,
-        }
-    }
-}
-
-fn luo_facts(mem: &FileMem, luo: &Luo<'_, FileMem>, max_content: u64) -> Value {
-    let budget = Budget {
-        content: max_content,
-        holes: Cell::new(MAX_HOLES),
-    };
+fn luo_facts(mem: &FileMem, luo: &Luo<'_, FileMem>, limits: &Limits) -> Value {
     let sessions = luo.sessions().map(|session| {
         json!({
             "name": String::from_utf8_lossy(session.name()),
             "count": session.count(),
-            "files": session.files().map(|file| file_facts(mem, &file, &budget)).collect::<Vec<_>>(),
+            "files": session.files().map(|file| file_facts(mem, &file, limits)).collect::<Vec<_>>(),
         })
     });
     let flbs = luo.flbs().iter().map(|flb| {
@@ -222,19 +208,19 @@ fn luo_facts(mem: &FileMem, luo: &Luo<'_, FileMem>, max_content: u64) -> Value {
     })
 }
 
-fn file_facts(mem: &FileMem, file: &File<'_, FileMem>, budget: &Budget) -> Value {
+fn file_facts(mem: &FileMem, file: &File<'_, FileMem>, limits: &Limits) -> Value {
     let mut facts = json!({
         "compatible": file.compatible(),
         "token": file.token(),
         "data": file.data(),
     });
     if let Some(memfd) = file.memfd() {
-        facts["memfd"] = memfd_facts(mem, &memfd, budget);
+        facts["memfd"] = memfd_facts(mem, &memfd, limits);
     }
     facts
 }
 
-fn memfd_facts(mem: &FileMem, memfd: &Memfd<'_, FileMem>, budget: &Budget) -> Value {
+fn memfd_facts(mem: &FileMem, memfd: &Memfd<'_, FileMem>, limits: &Limits) -> Value {
     let ser = memfd.descriptor();
     let list = memfd.vmalloc();
     let mut head = Vec::new();
@@ -248,7 +234,7 @@ fn memfd_facts(mem: &FileMem, memfd: &Memfd<'_, FileMem>, budget: &Budget) -> Va
             head.push(json!([pfn, flags, index]));
         }
     }
-    let content = content(mem, memfd, budget);
+    let content = content(mem, memfd, limits);
     let mut facts = json!({
         "pos": ser.pos.get(),
         "size": ser.size.get(),
@@ -273,8 +259,9 @@ fn memfd_facts(mem: &FileMem, memfd: &Memfd<'_, FileMem>, budget: &Budget) -> Va
 
 /// The digest of the file's bytes, holes as zeroes; `None` if it is too large, or the image
 /// lacks some of them.
-fn content(mem: &FileMem, memfd: &Memfd<'_, FileMem>, budget: &Budget) -> Option<String> {
-    if !budget.covers(memfd) {
+fn content(mem: &FileMem, memfd: &Memfd<'_, FileMem>, limits: &Limits) -> Option<String> {
+    let size = memfd.descriptor().size.get();
+    if size > limits.file {
         return None;
     }
     let size = memfd.descriptor().size.get();
@@ -282,6 +269,10 @@ fn content(mem: &FileMem, memfd: &Memfd<'_, FileMem>, budget: &Budget) -> Option
     let mut digest = Sha256::new();
     let mut buffer = vec![0; BUFFER];
     let mut add = |from: Option<PhysAddr>, count: u64| {
+        if from.is_none() {
+            let left = limits.holes.get().checked_sub(count)?;
+            limits.holes.set(left);
+        }
         let mut done = 0;
         while done < count {
             let part = buffer.get_mut(..(count - done).min(BUFFER as u64) as usize)?;

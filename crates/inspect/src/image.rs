@@ -52,18 +52,9 @@ impl Arch {
     }
 }
 
-/// Most words to check an image with: a bit for each page of 256 TiB.
-const MAX_WORKSPACE: u64 = 1 << 30;
-
-/// As many words do for any image: a bit for each page of 2 TiB.
-const MIN_WORKSPACE: u64 = 1 << 23;
-
-/// How many words there may be for each byte of a larger image. A small one can name addresses as
-/// far apart as it likes, but not many.
-const WORDS_PER_BYTE: u64 = 8;
-
-/// How many descriptions are looked at in one memory: each may be as long to check as all of it.
-const MAX_FOUND: usize = 1000;
+/// Words to check any image with: a bit for each page of 2 TiB. A larger one may take as much as it
+/// has memory.
+const WORKSPACE: u64 = 1 << 23;
 
 /// An image, with what is known of the machine it was taken from.
 struct Image {
@@ -158,14 +149,7 @@ impl Image {
     fn search(&self, machine: Machine<'_>, workspace: &mut Vec<u64>) -> Result<BootData, Failure> {
         let (mut whole, mut others) = (Vec::new(), Vec::new());
         let roots = search::roots(&self.memory, self.page_size);
-        if roots.len() > MAX_FOUND {
-            let why = format!(
-                "there are {} descriptions: choose with --kho-data",
-                roots.len()
-            );
-            return Err(Failure::unreadable(why));
-        }
-        for (fdt_addr, fdt_size) in roots {
+        for (fdt_addr, fdt_size) in roots.map_err(Failure::unreadable)? {
             // Only the boot data leads to the list of scratch areas.
             let boot = BootData {
                 fdt_addr,
@@ -224,14 +208,13 @@ fn check<'a>(
     machine: Machine<'_>,
     workspace: &mut Vec<u64>,
 ) -> Result<Incoming<'a, FileMem>, Failure> {
-    let max = memory.size().saturating_mul(WORDS_PER_BYTE);
-    let max = max.clamp(MIN_WORKSPACE, MAX_WORKSPACE);
-    let checked = with_workspace(workspace, max, |workspace| {
+    let most = most_words(memory.size());
+    let checked = with_workspace(workspace, most, |workspace| {
         Incoming::check(memory, boot, machine, workspace)
     });
     checked.map_err(|first| {
         let mut problems = Vec::new();
-        let listed = with_workspace(workspace, max, |workspace| {
+        let listed = with_workspace(workspace, most, |workspace| {
             problems.clear();
             Incoming::diagnose(memory, boot, machine, workspace, |problem| {
                 if problems.len() < MOST && !problems.contains(&problem) {
@@ -252,10 +235,15 @@ fn check<'a>(
 /// More problems than this are not shown.
 const MOST: usize = 100;
 
-/// Does what says itself how much workspace it needs, up to `max` words.
+/// Most words to check an image of this much memory with.
+fn most_words(memory: u64) -> u64 {
+    (memory / 8).max(WORKSPACE)
+}
+
+/// Does what says itself how much workspace it needs, if that is not more than `most` words.
 fn with_workspace<T>(
     workspace: &mut Vec<u64>,
-    max: u64,
+    most: u64,
     mut work: impl FnMut(&mut [u64]) -> Result<T, IncomingError>,
 ) -> Result<T, IncomingError> {
     workspace.resize(workspace.len().max(1 << 12), 0);
@@ -264,7 +252,7 @@ fn with_workspace<T>(
             Err(IncomingError {
                 fault: Fault::Workspace { words },
                 ..
-            }) if words > workspace.len() as u64 && words <= max => {
+            }) if words > workspace.len() as u64 && words <= most => {
                 workspace.resize(words as usize, 0);
             }
             done => return done,
@@ -345,9 +333,8 @@ fn from_elf(file: File, len: u64, options: &Options) -> Result<Image, Failure> {
         return Err(broken(&"it has no memory"));
     }
     let memory = FileMem::new(own, pieces);
-    // The same memory may be there twice, but not two of the same bytes.
     if memory.size() > len {
-        return Err(broken(&"segments share its bytes"));
+        return Err(broken(&"it has more memory than bytes"));
     }
     // What only says where the first instruction would be is no argument of a kernel.
     let entry = Some(PhysAddr::new(elf.ehdr.e_entry)).filter(|entry| entry.as_u64() != 0);
@@ -396,4 +383,27 @@ fn from_machine(file: File, options: &Options) -> Result<Image, Failure> {
         boot,
         page_size: options.page_size.unwrap_or(PageSize::Size4K),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use kho::core::incoming::Part;
+
+    use super::*;
+
+    /// What asks for more and more gets no more than there is memory in the image.
+    #[test]
+    fn a_workspace_is_no_larger_than_the_image() {
+        for (memory, most) in [(0, 1 << 23), (1 << 26, 1 << 23), (1 << 27, 1 << 24)] {
+            let (mut largest, mut workspace) = (0, Vec::new());
+            let asked = with_workspace(&mut workspace, most_words(memory), |workspace| {
+                largest = workspace.len() as u64;
+                let words = largest + (1 << 20);
+                let (part, fault) = (Part::Map, Fault::Workspace { words });
+                Err::<(), _>(IncomingError { part, fault })
+            });
+            assert!(asked.is_err());
+            assert!((most - (1 << 20)..=most).contains(&largest), "{largest}");
+        }
+    }
 }

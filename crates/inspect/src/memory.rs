@@ -95,17 +95,22 @@ impl FileMem {
         self.ranges.iter().copied()
     }
 
-    /// How many pieces of it are kept in memory.
-    #[cfg(test)]
-    pub fn kept(&self) -> usize {
-        self.read.len()
+    /// How much that is, in bytes.
+    pub fn size(&self) -> u64 {
+        // Disjoint ranges of one address space: all of it at most.
+        self.ranges()
+            .fold(0, |size, range| range.size().saturating_add(size))
     }
 
-    /// How much memory the file has.
-    pub fn size(&self) -> u64 {
-        self.ranges()
-            .map(|range| range.size())
-            .fold(0, u64::saturating_add)
+    /// The memory of `range` that the file has, ascending.
+    pub fn parts(&self, range: PhysRange) -> impl Iterator<Item = PhysRange> + '_ {
+        let first = self.ranges.partition_point(|r| r.end() <= range.start());
+        let ranges = self.ranges.get(first..).unwrap_or_default().iter();
+        ranges.map_while(move |known| {
+            let start = known.start().max(range.start());
+            let size = known.end().min(range.end()).checked_offset_from(start)?;
+            PhysRange::new(start, size).filter(|part| !part.is_empty())
+        })
     }
 
     /// What went wrong with the file, the first time that something did.

@@ -15,10 +15,22 @@ const CHUNK: u64 = 1 << 20;
 /// Longer descriptions than this are not looked for.
 const MAX_FDT: u64 = 1 << 20;
 
+/// More of them are not looked at: each may lead to all of the memory.
+const MOST: usize = 64;
+
 /// Each root description in `memory`, at the start of a page as Linux has it: its address, and how
 /// much memory it may take. What cannot be read has none.
-pub fn roots(memory: &FileMem, page: PageSize) -> Vec<(PhysAddr, u64)> {
-    let total = memory.ranges().map(|range| range.size()).sum();
+///
+/// # Errors
+/// If there are too many, or if what looks like descriptions is longer than the memory, so that each
+/// lies in others.
+pub fn roots(memory: &FileMem, page: PageSize) -> Result<Vec<(PhysAddr, u64)>, &'static str> {
+    let total = memory.size();
+    let mut search = Search {
+        memory,
+        left: total.saturating_add(MAX_FDT),
+        fdt: Vec::new(),
+    };
     let progress = Progress::new("looking for descriptions", Some(total));
     let (mut roots, mut buffer) = (Vec::new(), vec![0; CHUNK as usize]);
     for range in memory.ranges() {
@@ -32,28 +44,46 @@ pub fn roots(memory: &FileMem, page: PageSize) -> Vec<(PhysAddr, u64)> {
             for (addr, bytes) in addrs.zip(chunk.chunks_mut(page.as_usize())) {
                 // A kernel that protects some of its memory gives out the rest, a page at a time.
                 if whole || memory.copy(addr, bytes).is_ok() {
-                    roots.extend(root(memory, addr, bytes));
+                    roots.extend(search.root(addr, bytes)?);
+                    if roots.len() > MOST {
+                        return Err("there are too many descriptions: choose with --kho-data");
+                    }
                 }
             }
             progress.advance(len);
             at += len;
         }
     }
-    roots
+    Ok(roots)
 }
 
-/// The description at `addr`, which is in the page with these bytes, if there is one.
-fn root(memory: &FileMem, addr: PhysAddr, bytes: &[u8]) -> Option<(PhysAddr, u64)> {
-    let size = bytes.strip_prefix(&MAGIC)?.first_chunk()?;
-    let size = u64::from(u32::from_be_bytes(*size));
-    if size > MAX_FDT {
-        return None;
+struct Search<'m> {
+    memory: &'m FileMem,
+    /// How much may still be taken for a description.
+    left: u64,
+    /// The bytes of one that is looked at.
+    fdt: Vec<u8>,
+}
+
+impl Search<'_> {
+    /// The description at `addr`, which is in the page with these bytes, if there is one.
+    fn root(
+        &mut self,
+        addr: PhysAddr,
+        bytes: &[u8],
+    ) -> Result<Option<(PhysAddr, u64)>, &'static str> {
+        let size = bytes.strip_prefix(&MAGIC).and_then(<[u8]>::first_chunk);
+        let size = size.map_or(0, |size| u64::from(u32::from_be_bytes(*size)));
+        if size == 0 || size > MAX_FDT {
+            return Ok(None);
+        }
+        let left = self.left.checked_sub(size);
+        self.left = left.ok_or("descriptions overlap: choose with --kho-data")?;
+        self.fdt.resize(size as usize, 0);
+        let read = self.memory.copy(addr, &mut self.fdt);
+        let is_root = read.is_ok() && RootFdt::parse(&self.fdt, addr).is_ok();
+        Ok(is_root.then_some((addr, size.max(bytes.len() as u64))))
     }
-    // Not kept: what looks like long descriptions may be on every page.
-    let mut fdt = vec![0; size as usize];
-    memory.copy(addr, &mut fdt).ok()?;
-    RootFdt::parse(&fdt, addr).ok()?;
-    Some((addr, size.max(bytes.len() as u64)))
 }
 
 #[cfg(test)]
@@ -89,28 +119,81 @@ mod tests {
         // Nothing is mapped at the lowest addresses of a process.
         let pieces = vec![(range(0, 1 << 20), place), (range(1 << 20, 1 << 16), 0)];
         let memory = FileMem::new(file, pieces);
-        assert_eq!(roots(&memory, page), [(boot.fdt_addr, 4096)]);
+        assert_eq!(roots(&memory, page).unwrap(), [(boot.fdt_addr, 4096)]);
         assert!(memory.failure().is_some());
 
         // A chunk of which only the start can be read.
         let file = File::open("/proc/self/mem").unwrap();
         let pieces = vec![(range(0, 0x8_0000), place), (range(0x8_0000, 0x8_0000), 0)];
         let memory = FileMem::new(file, pieces);
-        assert_eq!(roots(&memory, page), [(boot.fdt_addr, 4096)]);
+        assert_eq!(roots(&memory, page).unwrap(), [(boot.fdt_addr, 4096)]);
     }
 
+    /// Pages that all start like a description of the largest size, and pages that all are one.
     #[test]
-    fn what_only_looks_like_descriptions_is_not_kept() {
-        let mut page = vec![0; 4096];
-        let header = MAGIC.into_iter().chain((MAX_FDT as u32).to_be_bytes());
-        page.splice(..8, header);
-        let path = std::env::temp_dir().join(format!("kho-inspect-like-{}", std::process::id()));
-        std::fs::write(&path, page.repeat(1024)).unwrap();
-        let file = File::open(&path).unwrap();
-        std::fs::remove_file(path).unwrap();
-        let range = PhysRange::new(PhysAddr::new(0), 4 << 20).unwrap();
-        let memory = FileMem::new(file, vec![(range, 0)]);
-        assert_eq!(roots(&memory, PageSize::Size4K), []);
-        assert_eq!(memory.kept(), 0);
+    fn what_is_looked_at_is_not_much_more_than_the_memory() {
+        let page = PageSize::Size4K;
+        let whole = {
+            let mut fdt = Vec::new();
+            let words = [
+                0xd00d_feed_u32,
+                0,
+                56,
+                136,
+                40,
+                17,
+                16,
+                0,
+                32,
+                80,
+                0,
+                0,
+                0,
+                0,
+            ];
+            fdt.extend(words.map(u32::to_be_bytes).as_flattened());
+            for word in [1, 0, 3, 7, 0] {
+                fdt.extend(u32::to_be_bytes(word));
+            }
+            fdt.extend(b"kho-v4\0\0");
+            for word in [3, 8, 11] {
+                fdt.extend(u32::to_be_bytes(word));
+            }
+            fdt.extend([1; 8]);
+            for word in [2, 9] {
+                fdt.extend(u32::to_be_bytes(word));
+            }
+            let structure = (fdt.len() - 56) as u32;
+            fdt.extend(b"compatible\0preserved-memory-map\0");
+            let total = fdt.len() as u32;
+            for (field, number) in [(4, total), (12, 56 + structure), (36, structure)] {
+                fdt.splice(field..field + 4, number.to_be_bytes());
+            }
+            fdt.splice(32..36, 32u32.to_be_bytes());
+            fdt
+        };
+        let looks_like = [MAGIC, (1u32 << 20).to_be_bytes()].concat();
+        for (start, pages, found) in [
+            (whole.clone(), MOST, Ok(MOST)),
+            (whole, MOST + 1, Err(())),
+            (looks_like.clone(), 1, Ok(0)),
+            (looks_like, 512, Err(())),
+        ] {
+            let mut bytes = vec![0u8; pages << 12];
+            for page in bytes.chunks_mut(4096) {
+                page.iter_mut()
+                    .zip(&start)
+                    .for_each(|(to, from)| *to = *from);
+            }
+            let file = File::open("/proc/self/mem").unwrap();
+            let range = PhysRange::new(PhysAddr::new(0), bytes.len() as u64).unwrap();
+            let memory = FileMem::new(file, vec![(range, bytes.as_ptr().addr() as u64)]);
+            let roots = roots(&memory, page);
+            assert_eq!(
+                roots.map(|roots| roots.len()).map_err(|_| ()),
+                found,
+                "{pages}"
+            );
+        }
     }
 }

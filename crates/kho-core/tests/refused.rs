@@ -8,12 +8,13 @@
 
 mod common;
 
-use common::{FREE, Sim, addr, order};
+use common::{FREE, Sim, addr, order, pages};
 use kho_abi::chunk::V1Bitmaps;
 use kho_abi::fdt::Generation;
 use kho_core::BootData;
 use kho_core::incoming::{Fault, Folio, Incoming, IncomingError, Machine, Part};
 use kho_core::outgoing::{Outgoing, StateTree};
+use kho_hal::sim::{SimAlloc, SimMemory};
 use kho_hal::{PageSize, PhysMem};
 
 const PAGE: PageSize = PageSize::Size4K;
@@ -32,6 +33,27 @@ fn handover(generation: Generation, folios: &[(u64, u32)]) -> (Sim, BootData) {
             .finalize_as(generation, array, &mut [], &StateTree::new())
             .unwrap()
             .hand_over()
+    };
+    (sim, boot)
+}
+
+/// As [`handover`] in the oldest mainline generation, with memory for more bitmaps.
+fn large_handover(folios: &[(u64, u32)]) -> (Sim, BootData) {
+    let heap = pages(PAGE, 1 << 26, 1 << 11);
+    let sim = Sim {
+        memory: SimMemory::new([pages(PAGE, 0, FREE), heap]).unwrap(),
+        ..Sim::new(PAGE)
+    };
+    let boot = {
+        let alloc = SimAlloc::new(&sim.memory, PAGE, [heap]);
+        let tracker = sim.tracker(&alloc);
+        for &(at, o) in folios {
+            tracker.preserve_folio(addr(at), order(o)).unwrap();
+        }
+        let mut outgoing = Outgoing::new(tracker).unwrap();
+        let (array, state) = (sim.scratch_array(), StateTree::new());
+        let ready = outgoing.finalize_as(Generation::V1Small, array, &mut [], &state);
+        ready.unwrap().hand_over()
     };
     (sim, boot)
 }
@@ -160,6 +182,35 @@ fn lists_in_any_sequence() {
     put(&sim, 9, (start, bitmap));
     let error = check(&mut sim, boot).unwrap_err();
     assert!(matches!(error.fault, Fault::Overlap { .. }), "{error}");
+}
+
+/// In a list that does not ascend, each bitmap costs a look at all.
+#[test]
+fn long_lists_in_another_sequence() {
+    for (extra, is_read) in [(0, true), (200, false)] {
+        let folios: Vec<_> = (0..3900 + extra)
+            .map(|i| ((FREE + (i << 12)) << 12, 0))
+            .collect();
+        let (mut sim, boot) = large_handover(&folios);
+        let head = map(&sim, boot);
+        let word = |at: u64| sim.memory.word(addr(at)).unwrap();
+        let (first, second) = ([16, 24], [32, 40]);
+        let entries = [first, second].map(|entry| entry.map(|at| word(head + at)));
+        for (at, number) in [second, first]
+            .as_flattened()
+            .iter()
+            .zip(entries.as_flattened())
+        {
+            write(&sim, head + at, *number);
+        }
+        match check(&mut sim, boot) {
+            Ok(found) => assert!(is_read && found.len() > folios.len()),
+            Err(error) => {
+                assert!(!is_read, "{error}");
+                assert!(matches!(error.fault, Fault::Unsorted { .. }), "{error}");
+            }
+        }
+    }
 }
 
 /// Linux before 7.1-rc6 made trees of four levels for 16 KiB pages. Ours has five; the one below

@@ -542,3 +542,33 @@ proptest! {
         });
     }
 }
+
+/// However many functions there are, 64 KiB of stack are enough to read either object of them.
+#[test]
+fn reading_takes_a_small_stack() {
+    const COUNT: u16 = 20_000;
+    let functions = || (0..COUNT).map(|n| Sbdf::from_bdf(0, n));
+    let mut memory = memory();
+    let boot = hand_over(&memory, |tracker| {
+        let entries: Vec<_> = functions().map(|function| entry2(function, 1)).collect();
+        let sers: Vec<_> = functions().map(|f| facts(Kind::Endpoint).ser(f)).collect();
+        let known = write_functions(tracker, COUNT.into(), &sers);
+        vec![
+            (v2::NAME, write_v2(tracker, 2, COUNT.into(), &entries)),
+            (functions::NAME, known),
+        ]
+    });
+    let frozen = memory.freeze();
+    let mut workspace = vec![0; COUNT.into()];
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(64 << 10);
+        let read = || {
+            let incoming = check(&frozen, boot);
+            let known = Functions::read(&incoming, &mut workspace).unwrap().unwrap();
+            let count = known.iter().count();
+            let record = Record::read(&incoming, &mut workspace).unwrap().unwrap();
+            assert_eq!((count, record.len()), (COUNT.into(), COUNT.into()));
+        };
+        thread.spawn_scoped(scope, read).unwrap().join().unwrap();
+    });
+}

@@ -431,3 +431,37 @@ proptest! {
         }
     }
 }
+
+/// However deep the description is, and however many nodes it has, 64 KiB of stack are enough.
+#[test]
+fn reading_takes_a_small_stack() {
+    const DEPTH: usize = 100_000;
+    let mut fdt = vm_fdt::FdtWriter::new().unwrap();
+    let root = fdt.begin_node("").unwrap();
+    fdt.property_string("compatible", "pcsc-v1").unwrap();
+    for device in 0..2000 {
+        let (bus, device, function) = (device >> 8, device >> 3 & 31, device & 7);
+        let name = format!("dev_0000_{bus:02x}_{device:02x}_{function:x}");
+        let node = fdt.begin_node(&name).unwrap();
+        fdt.end_node(node).unwrap();
+    }
+    let inner = fdt.begin_node("n").unwrap();
+    fdt.end_node(inner).unwrap();
+    fdt.end_node(root).unwrap();
+    let mut blob = fdt.finish().unwrap();
+    // The writer's own limit is 64, so deeper nodes are put between its bytes.
+    let begin = [0, 0, 0, 1, b'n', 0, 0, 0];
+    let at = blob.windows(8).position(|window| window == begin).unwrap();
+    let more = [begin.repeat(DEPTH), [0, 0, 0, 2].repeat(DEPTH)].concat();
+    blob.splice(at..at, more.iter().copied());
+    for field in [4, 12, 36] {
+        let was = u32::from_be_bytes(blob[field..field + 4].try_into().unwrap());
+        blob[field..field + 4].copy_from_slice(&(was + more.len() as u32).to_be_bytes());
+    }
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(64 << 10);
+        let read = || Saved::read(&blob, Variant::Extended, is_page).map(|saved| saved.len());
+        let read = thread.spawn_scoped(scope, read).unwrap().join().unwrap();
+        assert_eq!(read, Ok(2000));
+    });
+}

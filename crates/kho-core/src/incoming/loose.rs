@@ -110,6 +110,11 @@ fn check(mut tokens: Tokens<'_>) -> Result<LooseNode<'_>, usize> {
 }
 
 impl<'a> LooseNode<'a> {
+    /// Bytes from here to the end of the tree's structure.
+    pub(crate) fn left(&self) -> usize {
+        self.inside.left()
+    }
+
     /// The name, as bytes.
     pub(crate) fn name(&self) -> &'a [u8] {
         self.name

@@ -7,13 +7,12 @@ use kho_abi::luo::{
 };
 use kho_abi::memfd;
 use kho_hal::{FrozenMem, PageSize, PhysAddr, PhysRange};
-use zerocopy::IntoBytes;
 
+use crate::incoming::ascending::{NameKey, Sorter, name_key};
 use crate::incoming::block::Blocks;
 use crate::incoming::map::Map;
 use crate::incoming::memfd::Memfd;
-use crate::incoming::seen::Seen;
-use crate::incoming::{Claims, Fault, IncomingError, Part, read};
+use crate::incoming::{Claims, Component, Fault, IncomingError, Part, read};
 
 /// What the predecessor's LUO handed over; checked.
 #[derive(Debug)]
@@ -29,13 +28,25 @@ pub struct Luo<'a, M> {
 impl_copy!(Luo);
 
 impl<'a, M: FrozenMem> Luo<'a, M> {
-    /// Checks the sub-blob `LUO` and all it leads to; `None` if its version is not known, or if a
-    /// session that was reported is wrong.
+    /// Checks the sub-blob `LUO` and all it leads to, and puts it in `found`: as not understood if its
+    /// version is not known, or if a session that was reported is wrong.
     pub(crate) fn check(
         mem: &'a M,
         blob: PhysRange,
         claims: &mut Claims<'_, 'a, M>,
-    ) -> Result<Option<Self>, IncomingError> {
+        found: &mut Component<Self>,
+    ) -> Result<(), IncomingError> {
+        let checked = Self::check_all(mem, blob, claims, found);
+        claims.or_report(checked).map(|_| ())
+    }
+
+    #[inline(never)]
+    fn check_all(
+        mem: &'a M,
+        blob: PhysRange,
+        claims: &mut Claims<'_, 'a, M>,
+        found: &mut Component<Self>,
+    ) -> Result<(), IncomingError> {
         let fault = |fault| Part::Luo.is(fault);
         let at_least = |size: usize| match size as u64 {
             expected if blob.size() < expected => Err(fault(Fault::Mismatch {
@@ -49,12 +60,13 @@ impl<'a, M: FrozenMem> Luo<'a, M> {
         at_least(size_of::<Name<8>>())?;
         let compatible: Result<&Name<8>, _> = read::object(mem, blob.start());
         if compatible.map_err(|e| fault(e.into()))?.to_str() != Some(COMPATIBLE) {
-            return Ok(None);
+            *found = Component::NotUnderstood;
+            return Ok(());
         }
         at_least(size_of::<LuoSer>())?;
         let ser: &LuoSer = read::object(mem, blob.start()).map_err(|e| fault(e.into()))?;
         let mut luo = Self {
-            map: claims.map,
+            map: claims.map(),
             mem,
             ser,
             flbs: &[],
@@ -74,7 +86,8 @@ impl<'a, M: FrozenMem> Luo<'a, M> {
         }
         let flbs = luo.check_flbs(claims).map_err(fault);
         luo.flbs = claims.or_report(flbs)?.unwrap_or_default();
-        Ok(whole.then_some(luo))
+        *found = Component::found(whole.then_some(luo));
+        Ok(())
     }
 
     fn check_session(
@@ -111,6 +124,7 @@ impl<'a, M: FrozenMem> Luo<'a, M> {
         Ok(blocks)
     }
 
+    #[inline(never)]
     fn check_flbs(&self, claims: &mut Claims<'_, 'a, M>) -> Result<&'a [LuoFlbSer], Fault> {
         let at = PhysAddr::new(self.ser.flbs_pa.get());
         if at == PhysAddr::new(0) {
@@ -141,38 +155,48 @@ impl<'a, M: FrozenMem> Luo<'a, M> {
             if flb.name.to_bytes().is_none() {
                 return Err(Fault::Name { at });
             }
-            if flbs.iter().take(i).any(|earlier| earlier.name == flb.name) {
-                return Err(Fault::Duplicate { at });
-            }
         }
         Ok(flbs)
     }
 
-    /// Makes sure that session names, and tokens in each session, occur once.
-    ///
-    /// A bit of `workspace` for each name says whether it may have been seen; only then are the
-    /// names before it compared. With too few bits, or names that were chosen to share theirs, that
-    /// would take more than linear time, and the workspace is called too small.
+    /// Makes sure that session names, names of objects, and tokens in each session, occur once.
+    #[inline(never)]
     pub(crate) fn check_names(&self, workspace: &mut [u64]) -> Result<(), Fault> {
-        let mut seen = Seen::new(workspace);
-        for (i, (at, session)) in self.session_blocks().iter_at().enumerate() {
-            let name = session.name.to_bytes().unwrap_or_default();
-            let same = |earlier: &LuoSessionSer| earlier.name.to_bytes() == Some(name);
-            if seen.maybe(&[name], i)? && self.session_blocks().iter().take(i).any(same) {
-                return Err(Fault::Duplicate { at });
-            }
-        }
-        for (at, session) in self.session_blocks().iter_at() {
-            let files = self.session(session).file_blocks();
-            for (i, (file_at, file)) in files.iter_at().enumerate() {
-                let (session, token) = (at.as_u64().to_le_bytes(), file.token.as_bytes());
-                let same = |earlier: &LuoFileSer| earlier.token == file.token;
-                if seen.maybe(&[&session, token], i)? && files.iter().take(i).any(same) {
-                    return Err(Fault::Duplicate { at: file_at });
-                }
-            }
+        let mut sorter = Sorter::new(workspace);
+        let key = |ser: &LuoSessionSer| Self::name_key(&ser.name);
+        let sessions = || self.session_blocks().iter_at();
+        let names = |list: &mut dyn FnMut(_)| {
+            sessions().for_each(|(_, ser)| list(key(ser)));
+            Ok(())
+        };
+        sorter.unique(0, names, |name| {
+            second(sessions().filter(|(_, ser)| key(ser) == name))
+        })?;
+        let names = |list: &mut dyn FnMut(_)| {
+            self.flbs
+                .iter()
+                .for_each(|flb| list(Self::name_key(&flb.name)));
+            Ok(())
+        };
+        sorter.unique(0, names, |_| Fault::Duplicate {
+            at: PhysAddr::new(self.ser.flbs_pa.get()),
+        })?;
+        for (_, session) in sessions() {
+            let files = || self.session(session).file_blocks().iter_at();
+            let tokens = |list: &mut dyn FnMut(_)| {
+                files().for_each(|(_, file)| list(file.token.get()));
+                Ok(())
+            };
+            sorter.unique(0, tokens, |token| {
+                second(files().filter(|(_, file)| file.token.get() == token))
+            })?;
         }
         Ok(())
+    }
+
+    /// A name whose end was checked.
+    fn name_key<const N: usize>(name: &Name<N>) -> NameKey {
+        name.to_bytes().and_then(name_key).unwrap_or_default()
     }
 
     fn session_blocks(&self) -> Blocks<'a, LuoSessionSer, M> {
@@ -222,6 +246,12 @@ impl<'a, M: FrozenMem> Luo<'a, M> {
     pub fn flb(&self, name: &str) -> Option<&'a LuoFlbSer> {
         self.flbs.iter().find(|flb| flb.name.to_str() == Some(name))
     }
+}
+
+/// That the second of these has what the first has.
+fn second<T>(mut same: impl Iterator<Item = (PhysAddr, T)>) -> Fault {
+    let at = same.nth(1).map(|(at, _)| at).unwrap_or_default();
+    Fault::Duplicate { at }
 }
 
 /// A named set of preserved files.

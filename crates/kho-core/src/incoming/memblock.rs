@@ -3,8 +3,9 @@
 use kho_abi::memblock::{COMPATIBLE, REGION_COMPATIBLE, SIZE, START};
 use kho_hal::{FrozenMem, PhysAddr, PhysRange};
 
+use crate::incoming::ascending::{Sorter, name_key};
 use crate::incoming::loose::{self, LooseNode};
-use crate::incoming::{Claims, Fault, IncomingError, Part, fdt};
+use crate::incoming::{Claims, Fault, IncomingError, Part, fdt, steps};
 
 /// A region that was reserved under a name, with Linux's `reserve_mem=`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,14 +19,22 @@ pub struct Region<'a> {
 
 /// The checked regions of a handover, in the order of their nodes.
 #[derive(Clone, Copy, Debug)]
-pub struct ReserveMem<'a>(Option<LooseNode<'a>>);
+pub struct ReserveMem<'a> {
+    /// Where the tree is.
+    at: PhysAddr,
+    /// The node that has the regions below it.
+    node: Option<LooseNode<'a>>,
+}
 
 /// More regions than this are refused; Linux makes 8.
 const MAX_REGIONS: usize = 256;
 
 impl<'a> ReserveMem<'a> {
     /// No regions.
-    pub(crate) const NONE: Self = Self(None);
+    pub(crate) const NONE: Self = Self {
+        at: PhysAddr::new(0),
+        node: None,
+    };
 
     /// Checks the tree at `at`, which has at most `max` bytes. The regions are below its root, or
     /// below a child of the root. Those of a version that is not known are none.
@@ -41,6 +50,8 @@ impl<'a> ReserveMem<'a> {
     ) -> Result<Self, IncomingError> {
         let fault = |fault| Part::ReserveMem.is(fault);
         let root = loose::root(mem, at, max).map_err(fault)?;
+        // The tree is gone through once to check its structure, and once from region to region.
+        claims.work += 2 * steps(root.left() as u64);
         let node = match child {
             Some(name) => root.child(name),
             None => Some(root),
@@ -48,7 +59,6 @@ impl<'a> ReserveMem<'a> {
         let Some(node) = node.filter(|node| is_compatible(node, COMPATIBLE)) else {
             return Ok(Self::NONE);
         };
-        let regions = Self(Some(node));
         for (i, child) in node.children().enumerate() {
             if i >= MAX_REGIONS {
                 return Err(fault(Fault::Count {
@@ -57,16 +67,15 @@ impl<'a> ReserveMem<'a> {
                     max: MAX_REGIONS as u64,
                 }));
             }
-            let region = regions.check_region(at, i, child, claims);
+            let region = Self::check_region(at, child, claims);
             claims.or_report(region.map_err(fault))?;
         }
-        Ok(regions)
+        let node = Some(node);
+        Ok(Self { at, node })
     }
 
     fn check_region<M: FrozenMem>(
-        &self,
         at: PhysAddr,
-        i: usize,
         node: LooseNode<'a>,
         claims: &mut Claims<'_, 'a, M>,
     ) -> Result<(), Fault> {
@@ -79,16 +88,26 @@ impl<'a> ReserveMem<'a> {
             Ok(_) => Fault::NotRam { addr, size },
             Err(_) => Fault::Name { at },
         })?;
-        let mut earlier = self.iter().take(i);
-        if earlier.any(|earlier| earlier.name == region.name) {
-            return Err(Fault::Duplicate { at });
-        }
         claims.whole_pages(region.range)
+    }
+
+    /// Makes sure that names occur once, and have 64 bytes at most; Linux takes 15.
+    #[inline(never)]
+    pub(crate) fn check_names(&self, workspace: &mut [u64]) -> Result<(), Fault> {
+        let at = self.at;
+        let cost = self.node.map_or(0, |node| steps(node.left() as u64));
+        let names = |list: &mut dyn FnMut(_)| {
+            self.iter().try_for_each(|region| {
+                list(name_key(region.name.as_bytes()).ok_or(Fault::Name { at })?);
+                Ok(())
+            })
+        };
+        Sorter::new(workspace).unique(cost, names, |_| Fault::Duplicate { at })
     }
 
     /// The regions.
     pub fn iter(&self) -> impl Iterator<Item = Region<'a>> + use<'a> {
-        let nodes = self.0.into_iter().flat_map(|node| node.children());
+        let nodes = self.node.into_iter().flat_map(|node| node.children());
         nodes.filter_map(region)
     }
 

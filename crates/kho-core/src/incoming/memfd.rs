@@ -2,11 +2,11 @@
 
 use kho_abi::memfd::{ALL_SEALS, MemfdFolioSer, MemfdSer};
 use kho_abi::vmalloc::KhoVmalloc;
-use kho_hal::{FrozenMem, Order, PhysAddr, PhysRange};
+use kho_hal::{FrozenMem, PhysAddr, PhysRange};
 
-use crate::incoming::map::Map;
+use crate::incoming::map::{Lookup, Map};
 use crate::incoming::vmalloc::Vmalloc;
-use crate::incoming::{Claims, Fault, read};
+use crate::incoming::{Claims, Fault, read, steps};
 
 /// A memory file whose folios are in preserved memory; checked.
 #[derive(Debug)]
@@ -63,6 +63,7 @@ impl<'a, M: FrozenMem> Memfd<'a, M> {
         }
         let end = file.ser.size.get().div_ceil(map.page().bytes());
         let mut next = 0;
+        claims.work += steps(count * size_of::<MemfdFolioSer>() as u64);
         file.try_folios(|entry_at, folio| {
             let addr = folio.pfn().addr(map.page());
             let addr = addr.ok_or(Fault::Misaligned { addr: entry_at })?;
@@ -122,10 +123,16 @@ impl<'a, M: FrozenMem> Memfd<'a, M> {
 
     /// The entries of the array of folios, in order; holes included.
     pub fn folios(&self) -> impl Iterator<Item = &'a MemfdFolioSer> + use<'a, M> {
+        self.folios_from(0)
+    }
+
+    /// The entries from number `first` on.
+    fn folios_from(&self, first: u64) -> impl Iterator<Item = &'a MemfdFolioSer> + use<'a, M> {
         let file = *self;
-        let mut left = self.ser.nr_folios.get();
-        self.vmalloc().groups().flat_map(move |group| {
-            let entries = file.entries(group, left).unwrap_or_default();
+        let mut left = self.ser.nr_folios.get().saturating_sub(first);
+        let skip = first.saturating_mul(size_of::<MemfdFolioSer>() as u64);
+        self.vmalloc().pieces_from(skip).flat_map(move |piece| {
+            let entries = file.entries(piece, left).unwrap_or_default();
             left -= entries.len() as u64;
             entries
         })
@@ -133,14 +140,20 @@ impl<'a, M: FrozenMem> Memfd<'a, M> {
 
     /// The contents of the file, by ascending offset; what lies between two segments is a hole,
     /// which reads as zeroes.
+    ///
+    /// Where the map is a list of chunks, a segment that is far from the one before costs a look
+    /// through it.
     pub fn segments(&self) -> impl Iterator<Item = Segment> + use<'a, M> {
         let file = *self;
-        self.folios().filter_map(move |folio| file.segment(folio))
+        let lookup = Lookup::without_index(self.map);
+        self.folios()
+            .filter_map(move |folio| file.segment(folio, &lookup))
     }
 
     /// Where the byte at `offset` is, with what follows it in the same folio; `None` for a hole and
     /// beyond the end. Looks at a number of entries that is logarithmic in the number of folios, and
-    /// at holes among them, of which Linux writes none, one by one; to reach each, follows the list of their pages, one step for some hundred MiB of file.
+    /// at holes once; to reach each, follows the list of their pages, one step for some hundred MiB
+    /// of file.
     pub fn locate(&self, offset: u64) -> Option<Segment> {
         let index = offset >> self.map.page().shift();
         let mut low = 0;
@@ -148,19 +161,15 @@ impl<'a, M: FrozenMem> Memfd<'a, M> {
         let mut high = self.ser.nr_folios.get().min(self.vmalloc().size() / entry);
         while low < high {
             let middle = low + (high - low) / 2;
-            let mut probe = middle;
-            let mut folio = self.folio(probe)?;
-            while is_hole(folio) && probe + 1 < high {
-                probe += 1;
-                folio = self.folio(probe)?;
-            }
-            if is_hole(folio) || folio.index.get() > index {
-                high = middle;
-            } else {
-                low = probe + 1;
+            // Whichever half is left, the holes that were passed are not in it.
+            let mut probes = (middle..high).zip(self.folios_from(middle));
+            match probes.find(|(_, folio)| !is_hole(folio)) {
+                Some((probe, folio)) if folio.index.get() <= index => low = probe + 1,
+                _ => high = middle,
             }
         }
-        let segment = self.segment(self.folio(low.checked_sub(1)?)?)?;
+        let folio = self.folios_from(low.checked_sub(1)?).next()?;
+        let segment = self.segment(folio, &Lookup::without_index(self.map))?;
         let skip = offset.checked_sub(segment.offset)?;
         let left = segment
             .range
@@ -171,17 +180,11 @@ impl<'a, M: FrozenMem> Memfd<'a, M> {
         Some(Segment { offset, range })
     }
 
-    fn folio(&self, index: u64) -> Option<&'a MemfdFolioSer> {
-        let piece = self
-            .vmalloc()
-            .locate(index * size_of::<MemfdFolioSer>() as u64)?;
-        self.entries(piece, 1).ok()?.first()
-    }
-
-    fn segment(&self, folio: &MemfdFolioSer) -> Option<Segment> {
+    fn segment(&self, folio: &MemfdFolioSer, lookup: &Lookup<'_, 'a, M>) -> Option<Segment> {
         let page = self.map.page();
         let addr = folio.pfn().addr(page).filter(|addr| addr.as_u64() != 0)?;
-        let order: Order = self.map.order_of(addr).ok()??;
+        let found = lookup.folio_containing(addr).ok()??;
+        let order = Some(found.order).filter(|_| found.addr == addr)?;
         let offset = folio.index.get().checked_mul(page.bytes())?;
         let left = self.ser.size.get().checked_sub(offset)?;
         let range = PhysRange::new(addr, order.bytes(page)?.min(left))?;

@@ -35,7 +35,6 @@ mod metadata;
 mod places;
 pub(crate) mod read;
 mod root;
-mod seen;
 mod vmalloc;
 
 use core::num::NonZeroUsize;
@@ -50,7 +49,7 @@ use kho_hal::{FrozenMem, Order, PageSize, PhysAddr, PhysRange};
 use crate::BootData;
 use crate::runs::{First, FolioBits};
 pub(crate) use claims::Claims;
-use map::{Map, Spread};
+use map::{Lookup, Map, Spread};
 
 pub use block::Blocks;
 pub use error::{Fault, FdtError, IncomingError, Part};
@@ -130,6 +129,24 @@ pub struct Incoming<'a, M> {
 /// Hears of a problem, and says whether to go on.
 type Report<'r> = dyn FnMut(IncomingError) -> Result<(), IncomingError> + 'r;
 
+/// Goes on without what is wrong, if that is asked for.
+#[inline(never)]
+fn or_report(
+    part: Part,
+    checked: Result<(), Fault>,
+    report: &mut Report<'_>,
+) -> Result<(), IncomingError> {
+    match checked {
+        Ok(()) => Ok(()),
+        Err(fault) => report(part.is(fault)),
+    }
+}
+
+/// What it costs to read `bytes` bytes, where a claim or a name costs one.
+fn steps(bytes: u64) -> u64 {
+    bytes / 16
+}
+
 /// What the known sub-blobs turned out to be.
 struct Components<'a, M> {
     luo: Component<Luo<'a, M>>,
@@ -151,9 +168,9 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
     /// `workspace` is memory to sort and mark addresses in; its contents do not matter, before or
     /// after. A few hundred words do for a handover of some thousand folios in sub-blobs and files.
     /// The time is linear in the size of the description: where the workspace would make it more,
-    /// the check stops and says how many words are needed ([`Fault::Workspace`]). A bit for each
-    /// page between the lowest and the highest address that is named is always enough: 32 KiB for
-    /// each GiB of 4 KiB pages.
+    /// the check stops and says how many words are needed ([`Fault::Workspace`]). Enough is always a
+    /// bit for each page between the lowest and the highest address that is named, 32 KiB for each GiB
+    /// of 4 KiB pages; 8 words for each name; and 4 words for each bitmap of a list.
     ///
     /// # Errors
     /// [`IncomingError`]: which part is wrong, and what with it. Nothing has been changed.
@@ -212,31 +229,31 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
         let scratch = Scratch::check(mem, &ram, boot.scratch_addr, boot.scratch_size, report)?;
         let root =
             RootFdt::check(mem, boot, page, &ram).map_err(|fault| Part::RootFdt.is(fault))?;
-        if let Err(fault) = root.check_names(workspace) {
-            report(Part::RootFdt.is(fault))?;
-        }
+        or_report(Part::RootFdt, root.check_names(workspace), report)?;
         let fault = |fault| Part::Map.is(fault);
         let generation = root.decide(mem, page, &ram, v1_bitmaps).map_err(fault)?;
         let mut map = Map::new(mem, page, generation, root.map());
         map.check_nodes(&ram, &scratch, workspace).map_err(fault)?;
         let mut spread = Spread::NONE;
         map.check_folios(&ram, &scratch, workspace, &mut spread, report)?;
-        root.check_apart(mem, &map, workspace, report)?;
         let mut components = Components::NONE;
-        places::each_page_once(workspace, page, map.folios(), |once| {
-            let mut claims = Claims { map, once, report };
-            components = Components::NONE;
-            Self::check_components(mem, &root, &mut claims, &mut components)
+        Lookup::with(map, workspace, |lookup, workspace| {
+            root.check_apart(mem, lookup, workspace, report)?;
+            places::each_page_once(workspace, page, map.folios(), |once| {
+                let mut claims = Claims::new(lookup, once, report);
+                components = Components::NONE;
+                Self::check_components(mem, &root, &mut claims, &mut components)?;
+                Ok(claims.work)
+            })
         })?;
         let Components {
             luo,
             metadata,
             reserve_mem,
         } = components;
-        if let Component::Known(luo) = &luo
-            && let Err(fault) = luo.check_names(workspace)
-        {
-            report(Part::Luo.is(fault))?;
+        or_report(Part::ReserveMem, reserve_mem.check_names(workspace), report)?;
+        if let Component::Known(luo) = &luo {
+            or_report(Part::Luo, luo.check_names(workspace), report)?;
         }
         Ok(Self {
             mem,
@@ -266,25 +283,31 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
             _ => {}
         })?;
         if let Some(range) = luo {
-            let checked = Luo::check(mem, range, claims);
-            let checked = claims.or_report(checked)?;
-            found.luo = checked.map_or(Component::Absent, Component::found);
+            Luo::check(mem, range, claims, &mut found.luo)?;
         }
         if let Some(range) = metadata_at {
             found.metadata = Component::found(metadata::check(mem, range));
         }
         if let Some(range) = memblock {
-            let (at, max) = (range.start(), range.size());
-            let regions = ReserveMem::check(mem, at, max, None, claims);
-            found.reserve_mem = claims.or_report(regions)?.unwrap_or(ReserveMem::NONE);
+            found.reserve_mem = Self::check_regions(mem, range, None, claims)?;
         }
         let mut inline = root.inline_nodes();
         if inline.any(|node| node.name() == memblock_abi::NODE) {
-            let (at, max) = (root.at(), root.total_size() as u64);
-            let regions = ReserveMem::check(mem, at, max, Some(memblock_abi::NODE), claims);
-            found.reserve_mem = claims.or_report(regions)?.unwrap_or(ReserveMem::NONE);
+            let name = Some(memblock_abi::NODE);
+            found.reserve_mem = Self::check_regions(mem, root.range(), name, claims)?;
         }
         Ok(())
+    }
+
+    #[inline(never)]
+    fn check_regions(
+        mem: &'a M,
+        tree: PhysRange,
+        child: Option<&str>,
+        claims: &mut Claims<'_, 'a, M>,
+    ) -> Result<ReserveMem<'a>, IncomingError> {
+        let regions = ReserveMem::check(mem, tree.start(), tree.size(), child, claims);
+        Ok(claims.or_report(regions)?.unwrap_or(ReserveMem::NONE))
     }
 
     #[cfg(feature = "alloc")]
@@ -485,13 +508,16 @@ impl<'a, M: FrozenMem> Incoming<'a, M> {
         mut check: impl FnMut(&mut Claims<'_, 'a, M>) -> Result<(), Fault>,
     ) -> Result<(), IncomingError> {
         let map = self.map;
-        places::each_page_once(workspace, self.page_size(), map.folios(), |once| {
-            let report = &mut Err;
-            let mut claims = Claims { map, once, report };
-            // What the library knows of has its owners; nothing else may name it.
-            let mut found = Components::NONE;
-            Self::check_components(self.mem, &self.root, &mut claims, &mut found)?;
-            check(&mut claims).map_err(|fault| Part::Subtree.is(fault))
+        Lookup::with(map, workspace, |lookup, workspace| {
+            places::each_page_once(workspace, map.page(), map.folios(), |once| {
+                let report = &mut Err;
+                let mut claims = Claims::new(lookup, once, report);
+                // What the library knows of has its owners; nothing else may name it.
+                let mut found = Components::NONE;
+                Self::check_components(self.mem, &self.root, &mut claims, &mut found)?;
+                check(&mut claims).map_err(|fault| Part::Subtree.is(fault))?;
+                Ok(claims.work)
+            })
         })
     }
 

@@ -10,11 +10,10 @@ use kho_abi::fdt::{
 use kho_hal::{FrozenMem, PageSize, PhysAddr, PhysRange};
 
 use crate::BootData;
-use crate::incoming::ascending::ascending;
-use crate::incoming::map::Map;
+use crate::incoming::ascending::{Sorter, name_key};
+use crate::incoming::map::{Lookup, Map};
 use crate::incoming::places::Ram;
-use crate::incoming::seen::Seen;
-use crate::incoming::{Claims, Fault, IncomingError, Part, Report, fdt};
+use crate::incoming::{Claims, Fault, IncomingError, Part, Report, fdt, steps};
 
 /// The root description, its structure checked; of what it points to, nothing is.
 #[derive(Clone, Copy, Debug)]
@@ -171,11 +170,6 @@ impl<'a> RootFdt<'a> {
         }
     }
 
-    /// Where the description lies.
-    pub(crate) fn at(&self) -> PhysAddr {
-        self.at
-    }
-
     /// Where the map of preserved memory starts.
     pub fn map(&self) -> PhysAddr {
         self.map
@@ -204,7 +198,8 @@ impl<'a> RootFdt<'a> {
         children.filter(move |node| nested && node.name() != PRESERVED_MEMORY)
     }
 
-    fn range(&self) -> PhysRange {
+    /// Where the description lies.
+    pub(crate) fn range(&self) -> PhysRange {
         // The bytes are in memory, so their range does not wrap.
         PhysRange::new(self.at, self.fdt.data().len() as u64).unwrap_or_default()
     }
@@ -214,46 +209,50 @@ impl<'a> RootFdt<'a> {
         self.fdt.data().len()
     }
 
+    /// What it costs to go through the FDT.
+    pub(crate) fn steps(&self) -> u64 {
+        steps(self.total_size() as u64)
+    }
+
     /// Checks that no two properties of the root and of its children have one name, and no two
     /// children.
+    #[inline(never)]
     pub(crate) fn check_names(&self, workspace: &mut [u64]) -> Result<(), Fault> {
-        let twice = Fault::Duplicate { at: self.at };
-        let mut seen = Seen::new(workspace);
+        let at = self.at;
+        let twice = |_| Fault::Duplicate { at };
+        let key = |name: &str| name_key(name.as_bytes()).ok_or(Fault::Name { at });
+        let mut sorter = Sorter::new(workspace);
         let root = self.fdt.root();
-        for (i, child) in root.children().enumerate() {
-            let name = child.name();
-            let mut earlier = root.children().take(i);
-            if seen.maybe(&[b"/", name.as_bytes()], i)? && earlier.any(|node| node.name() == name) {
-                return Err(twice);
-            }
-        }
-        for (i, node) in [root].into_iter().chain(root.children()).enumerate() {
-            for (j, property) in node.properties().enumerate() {
-                let name = property.name();
-                let mut earlier = node.properties().take(j);
-                if seen.maybe(&[&i.to_le_bytes(), name.as_bytes()], j)?
-                    && earlier.any(|property| property.name() == name)
-                {
-                    return Err(twice);
-                }
-            }
+        // To go from child to child is to go through all that is in them.
+        let children = |list: &mut dyn FnMut(_)| {
+            root.children()
+                .try_for_each(|child| key(child.name()).map(&mut *list))
+        };
+        sorter.unique(self.steps(), children, twice)?;
+        for node in [root].into_iter().chain(root.children()) {
+            let properties = |list: &mut dyn FnMut(_)| {
+                node.properties()
+                    .try_for_each(|property| key(property.name()).map(&mut *list))
+            };
+            sorter.unique(0, properties, twice)?;
         }
         Ok(())
     }
 
     /// Checks that neither the FDT nor a sub-blob overlaps another. What cannot be a sub-blob is left
     /// to [`RootFdt::claim`].
+    #[inline(never)]
     pub(crate) fn check_apart<M: FrozenMem>(
         &self,
         mem: &M,
-        map: &Map<'_, M>,
+        lookup: &Lookup<'_, '_, M>,
         workspace: &mut [u64],
         report: &mut Report<'_>,
     ) -> Result<(), IncomingError> {
         let mut around = 0u64;
-        ascending(
-            workspace,
-            |list| {
+        Sorter::new(workspace).ascending(
+            self.steps(),
+            |list: &mut dyn FnMut(u64)| {
                 // The end of one may be the start of the next, and comes first then.
                 let mut borders = |range: PhysRange| {
                     if Ram::Unknown.range(range.start(), range.size()).is_ok() {
@@ -263,7 +262,7 @@ impl<'a> RootFdt<'a> {
                 };
                 borders(self.range());
                 for node in self.blob_nodes() {
-                    if let Ok(Some(blob)) = self.preserved_subtree(mem, map, node) {
+                    if let Ok(Some(blob)) = self.preserved_subtree(mem, lookup, node) {
                         borders(blob.range);
                     }
                 }
@@ -292,15 +291,16 @@ impl<'a> RootFdt<'a> {
         claims: &mut Claims<'_, 'a, M>,
         mut visit: impl FnMut(Subtree<'a>),
     ) -> Result<(), IncomingError> {
+        claims.work += self.steps();
         // Where users keep their data inside, the description comes in scratch. An empty list, as
         // Linux 6.16 may write one, preserves nothing at all.
-        let is_empty = !self.format.has_radix_tree() && claims.map.folios() == 0;
+        let is_empty = !self.format.has_radix_tree() && claims.map().folios() == 0;
         if !self.format.is_nested() && !is_empty {
             let own = claims.blob(self.range());
             claims.or_report(own.map_err(|fault| Part::RootFdt.is(fault)))?;
         }
         for node in self.blob_nodes() {
-            let blob = self.preserved_subtree(mem, &claims.map, node);
+            let blob = self.preserved_subtree(mem, claims.lookup, node);
             let claimed = blob.and_then(|blob| {
                 if let Some(blob) = blob {
                     claims.blob(blob.range)?;
@@ -318,13 +318,14 @@ impl<'a> RootFdt<'a> {
     fn preserved_subtree<M: FrozenMem>(
         &self,
         mem: &M,
-        map: &Map<'_, M>,
+        lookup: &Lookup<'_, '_, M>,
         node: FdtNode<'a>,
     ) -> Result<Option<Subtree<'a>>, Fault> {
         if let Some(addr) = fdt::number(node, self.format.blob_property()) {
             let addr = PhysAddr::new(addr);
             let range = PhysRange::new(addr, 1).unwrap_or_default();
-            map.folio_containing(addr)?
+            lookup
+                .folio_containing(addr)?
                 .ok_or(Fault::NotPreserved { range })?;
         }
         self.subtree(mem, node)

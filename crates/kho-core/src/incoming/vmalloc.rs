@@ -137,14 +137,7 @@ impl<'a, M: FrozenMem> Vmalloc<'a, M> {
 
     /// The memory of the area, in the area's order: groups of `2^order` pages.
     pub fn groups(&self) -> impl Iterator<Item = PhysRange> + use<'a, M> {
-        let size = self.group_size();
-        self.lists().flat_map(move |(_, entries)| {
-            let used = entries
-                .iter()
-                .map(|entry| entry.get())
-                .take_while(|&addr| addr != 0);
-            used.filter_map(move |addr| PhysRange::new(PhysAddr::new(addr), size))
-        })
+        self.pieces_from(0)
     }
 
     /// The physical address of byte `offset` of the area, and how many bytes follow it there
@@ -153,12 +146,29 @@ impl<'a, M: FrozenMem> Vmalloc<'a, M> {
         if offset >= self.size() {
             return None;
         }
-        let index = offset / self.group_size();
-        let within = offset % self.group_size();
+        self.pieces_from(offset).next()
+    }
+
+    /// The memory of the area from byte `offset` on: what is left of that group, and all after it.
+    pub(crate) fn pieces_from(&self, offset: u64) -> impl Iterator<Item = PhysRange> + use<'a, M> {
+        let size = self.group_size();
+        let (index, mut within) = (offset / size, offset % size);
         let capacity = chunk_capacity(self.page) as u64;
-        let (_, entries) = self.lists().nth((index / capacity) as usize)?;
-        let start = PhysAddr::new(entries.get((index % capacity) as usize)?.get());
-        PhysRange::new(start.checked_add(within)?, self.group_size() - within)
+        let mut first = (index % capacity) as usize;
+        let lists = self.lists().skip((index / capacity) as usize);
+        lists.flat_map(move |(_, entries)| {
+            let entries = entries.get(core::mem::take(&mut first)..);
+            let used = entries
+                .unwrap_or_default()
+                .iter()
+                .map(|entry| entry.get())
+                .take_while(|&addr| addr != 0);
+            let mut within = core::mem::take(&mut within);
+            used.filter_map(move |addr| {
+                let skip = core::mem::take(&mut within);
+                PhysRange::new(PhysAddr::new(addr).checked_add(skip)?, size - skip)
+            })
+        })
     }
 
     /// Bytes that each entry stands for.

@@ -1,6 +1,8 @@
 //! A small simulated machine for each page size.
 #![allow(dead_code, reason = "each test uses a part")]
 
+pub mod tree;
+
 use kho_core::BootData;
 use kho_core::incoming::{Incoming, IncomingError, Machine};
 use kho_core::outgoing::Tracker;

@@ -1,7 +1,7 @@
 //! Linked chunks of bitmaps.
 //!
 //! Linux writes the entries of each order by ascending address, and then the next run of an order
-//! is found where the last one ended. A list in any other sequence is read as well, by looking
+//! is found where the last one ended. A short list in any other sequence is read as well, by looking
 //! through all of it for each few bitmaps.
 
 use kho_abi::chunk::{ChunkEntry, ChunkHeader, SketchChunkHeader, V1Bitmaps, chunk_capacity};
@@ -9,7 +9,7 @@ use kho_hal::{FrozenMem, Order, PageSize, PhysAddr};
 
 use super::tree::check_page;
 use crate::bits::Bits;
-use crate::incoming::ascending::ascending;
+use crate::incoming::ascending::Sorter;
 use crate::incoming::places::{Ram, Scratch};
 use crate::incoming::{Fault, Folio, read};
 
@@ -32,17 +32,19 @@ pub(super) struct List<'a, M> {
     sorted: bool,
     /// Number of chunks, once they were counted: no later walk goes further.
     chunks: u64,
+    /// Number of entries in them.
+    entries: u64,
 }
 
-/// Most entries in a list whose entries do not ascend: each few of them cost a look at all.
-const MAX_UNSORTED: u64 = 1 << 16;
+/// Most chunks and entries in a list whose entries do not ascend: each entry costs a look at all.
+const MAX_UNSORTED: u64 = 1 << 12;
 
 /// The next bitmaps of one order in a list whose entries do not ascend, and how often any map was
 /// looked at.
 #[derive(Debug)]
 pub(crate) struct Lookahead {
     order: Order,
-    /// Start and bitmap, ascending.
+    /// Where a bitmap starts, and its place in the list; ascending.
     entries: [(u64, u64); Self::LEN],
     len: usize,
     /// What the entries were looked up for: none is missing from here on.
@@ -52,7 +54,7 @@ pub(crate) struct Lookahead {
 }
 
 impl Lookahead {
-    const LEN: usize = 16;
+    const LEN: usize = 8;
 
     pub(crate) const EMPTY: Self = Self {
         order: Order::ZERO,
@@ -99,9 +101,24 @@ struct Chunk<'a> {
 
 /// A bitmap in its place: bit `b` stands for the folio `b` folios after `start`.
 #[derive(Clone, Copy)]
-struct Bitmap<'a> {
+pub(super) struct Bitmap<'a> {
+    order: Order,
+    /// log2 of the size of a folio.
+    shift: u32,
     start: u64,
     words: &'a [u64],
+}
+
+impl Bitmap<'_> {
+    /// The folio of this bitmap that contains `addr`.
+    pub(super) fn folio(&self, addr: PhysAddr) -> Option<Folio> {
+        let bit = addr.as_u64().checked_sub(self.start)? >> self.shift;
+        let word = *self.words.get(usize::try_from(bit / 64).ok()?)?;
+        (word >> (bit % 64) & 1 != 0).then_some(Folio {
+            addr: PhysAddr::new(self.start + (bit << self.shift)),
+            order: self.order,
+        })
+    }
 }
 
 impl<'a, M: FrozenMem> List<'a, M> {
@@ -120,7 +137,18 @@ impl<'a, M: FrozenMem> List<'a, M> {
             bitmaps,
             sorted: true,
             chunks: u64::MAX,
+            entries: u64::MAX,
         }
+    }
+
+    /// Number of entries in a checked list.
+    pub(super) fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    /// What it costs to look through a checked list.
+    pub(super) fn len(&self) -> u64 {
+        self.chunks.saturating_add(self.entries)
     }
 
     fn chunk(&self, at: PhysAddr) -> Result<Chunk<'a>, Fault> {
@@ -208,10 +236,16 @@ impl<'a, M: FrozenMem> List<'a, M> {
         bits.trailing_zeros() + order.as_u32() + self.page.shift()
     }
 
-    fn bitmap(&self, entry: &ChunkEntry) -> Result<Bitmap<'a>, Fault> {
-        let at = PhysAddr::new(entry.bitmap.get());
+    fn bitmap(&self, order: Order, entry: &ChunkEntry) -> Result<Bitmap<'a>, Fault> {
+        self.bitmap_at(order, entry.phys_start.get(), entry.bitmap.get())
+    }
+
+    fn bitmap_at(&self, order: Order, start: u64, bitmap: u64) -> Result<Bitmap<'a>, Fault> {
+        let at = PhysAddr::new(bitmap);
         Ok(Bitmap {
-            start: entry.phys_start.get(),
+            order,
+            shift: order.as_u32() + self.page.shift(),
+            start,
             words: read::array(self.mem, at, (self.bitmap_bits() / 64) as usize)?,
         })
     }
@@ -262,7 +296,7 @@ impl<'a, M: FrozenMem> List<'a, M> {
                     return Err(Fault::Misaligned { addr });
                 }
                 self.check_bitmap(at, entry, ram, scratch)?;
-                self.bitmap(entry)?;
+                self.bitmap(chunk.order, entry)?;
                 if let Some(after) = after.get_mut(chunk.order.as_u32() as usize) {
                     sorted &= *after <= start;
                     *after = start + 1;
@@ -270,17 +304,18 @@ impl<'a, M: FrozenMem> List<'a, M> {
             }
             Ok(true)
         })?;
-        (self.sorted, self.chunks) = (sorted, chunks);
+        (self.sorted, self.chunks, self.entries) = (sorted, chunks, entries);
         let pieces = chunks + entries;
         if sorted {
             return Ok(pieces);
         }
-        if entries > MAX_UNSORTED {
+        if self.len() > MAX_UNSORTED {
             return Err(Fault::Unsorted { at: self.head });
         }
+        let mut sorter = Sorter::new(workspace);
         for (order, after) in (0..).zip(&after) {
             if let (Some(order), 1..) = (Order::new(order), after) {
-                self.check_starts(order, workspace)?;
+                self.check_starts(order, &mut sorter)?;
             }
         }
         Ok(pieces)
@@ -308,31 +343,36 @@ impl<'a, M: FrozenMem> List<'a, M> {
     }
 
     /// In a list in any sequence: no two bitmaps of an order start at one address.
-    fn check_starts(&self, order: Order, workspace: &mut [u64]) -> Result<(), Fault> {
-        let mut last = None;
-        ascending(
-            workspace,
-            |report| self.for_each_entry(order, &mut |entry| report(entry.phys_start.get())),
-            |start| match last.replace(start) {
-                Some(before) if before == start => Err(Fault::Overlap {
-                    addr: PhysAddr::new(start),
-                }),
-                _ => Ok(()),
-            },
-        )
+    fn check_starts(&self, order: Order, sorter: &mut Sorter<'_>) -> Result<(), Fault> {
+        let starts = |list: &mut dyn FnMut(u64)| {
+            self.for_each_entry(order, &mut |_, entry| list(entry.phys_start.get()))
+        };
+        sorter.unique(self.len(), starts, |start| Fault::Overlap {
+            addr: PhysAddr::new(start),
+        })
     }
 
+    /// Calls `visit` with each entry of `order` and its place.
     fn for_each_entry(
         &self,
         order: Order,
-        visit: &mut dyn FnMut(&'a ChunkEntry),
+        visit: &mut dyn FnMut(u64, &'a ChunkEntry),
     ) -> Result<(), Fault> {
         self.walk(&mut |chunk| {
             if chunk.order == order {
-                chunk.entries.iter().for_each(&mut *visit);
+                let places = chunk.at.as_u64()..;
+                places
+                    .zip(chunk.entries)
+                    .for_each(|(place, entry)| visit(place, entry));
             }
             Ok(true)
         })
+    }
+
+    /// Chunk and number of the entry at a place: the address of the chunk plus the number.
+    fn chunk_and_number(&self, place: u64) -> (PhysAddr, usize) {
+        let page = self.page.bytes();
+        (PhysAddr::new(place / page * page), (place % page) as usize)
     }
 
     /// Calls `visit` with address and size of each chunk and each bitmap.
@@ -347,24 +387,17 @@ impl<'a, M: FrozenMem> List<'a, M> {
         })
     }
 
-    /// The folio that contains `addr`. Looks through the list once.
-    pub(super) fn folio_containing(&self, addr: PhysAddr) -> Result<Option<Folio>, Fault> {
+    /// The bitmap with the folio that contains `addr`. Looks through the list once.
+    pub(super) fn bitmap_containing(&self, addr: PhysAddr) -> Result<Option<Bitmap<'a>>, Fault> {
         let mut found = None;
         self.walk(&mut |chunk| {
-            let shift = chunk.order.as_u32() + self.page.shift();
+            let cover = self.cover_shift(chunk.order, self.bitmaps);
             for entry in chunk.entries {
-                let Some(inside) = addr.as_u64().checked_sub(entry.phys_start.get()) else {
-                    continue;
-                };
-                let bit = inside >> shift;
-                if bit < self.bitmap_bits() {
-                    let words = self.bitmap(entry)?.words;
-                    let word = words.get((bit / 64) as usize).copied().unwrap_or(0);
-                    if word >> (bit % 64) & 1 != 0 {
-                        found = Some(Folio {
-                            addr: PhysAddr::new(entry.phys_start.get() + (bit << shift)),
-                            order: chunk.order,
-                        });
+                let inside = addr.as_u64().checked_sub(entry.phys_start.get());
+                if inside.is_some_and(|inside| inside.checked_shr(cover).unwrap_or(0) == 0) {
+                    let bitmap = self.bitmap(chunk.order, entry)?;
+                    if bitmap.folio(addr).is_some() {
+                        found = Some(bitmap);
                     }
                 }
             }
@@ -373,9 +406,51 @@ impl<'a, M: FrozenMem> List<'a, M> {
         Ok(found)
     }
 
+    /// Fills `index` with start and order of each bitmap, and where it is.
+    pub(super) fn fill(&self, index: &mut [[u64; 2]]) -> Result<(), Fault> {
+        if index.is_empty() {
+            return Ok(());
+        }
+        let mut places = index.iter_mut();
+        self.walk(&mut |chunk| {
+            for (entry, place) in chunk.entries.iter().zip(&mut places) {
+                // A start is a multiple of far more than there are orders.
+                let key = entry.phys_start.get() | u64::from(chunk.order.as_u32());
+                *place = [key, entry.bitmap.get()];
+            }
+            Ok(true)
+        })?;
+        index.sort_unstable();
+        Ok(())
+    }
+
+    /// As [`List::bitmap_containing`], by the index.
+    pub(super) fn find(
+        &self,
+        index: &[[u64; 2]],
+        orders: impl Iterator<Item = Order>,
+        addr: PhysAddr,
+    ) -> Result<Option<Bitmap<'a>>, Fault> {
+        for order in orders {
+            let below = u64::MAX
+                .checked_shl(self.cover_shift(order, self.bitmaps))
+                .unwrap_or(0);
+            let start = addr.as_u64() & below;
+            let key = start | u64::from(order.as_u32());
+            if let Ok(found) = index.binary_search_by_key(&key, |[key, _]| *key)
+                && let Some(&[_, bitmap]) = index.get(found)
+            {
+                let bitmap = self.bitmap_at(order, start, bitmap)?;
+                if bitmap.folio(addr).is_some() {
+                    return Ok(Some(bitmap));
+                }
+            }
+        }
+        Ok(None)
+    }
+
     /// The bits of `order` from folio `from` on, as many as lie in the first bitmap that has one for
-    /// `from` or for a later folio. `place` is where the last bitmap was found: the address of a
-    /// chunk plus the number of an entry.
+    /// `from` or for a later folio. `place` is where the last bitmap was found.
     pub(super) fn bits(
         &self,
         order: Order,
@@ -387,7 +462,7 @@ impl<'a, M: FrozenMem> List<'a, M> {
         let bitmap = if self.sorted {
             self.next_bitmap(order, from << shift, place)?
         } else {
-            self.lowest_bitmap(order, from << shift, ahead)?
+            self.lowest_bitmap(order, from << shift, place, ahead)?
         };
         Ok(bitmap.map(|bitmap| Bits::new(bitmap.start >> shift, bitmap.words, from)))
     }
@@ -402,8 +477,16 @@ impl<'a, M: FrozenMem> List<'a, M> {
         &self,
         order: Order,
         from: u64,
+        place: &mut u64,
         ahead: &mut Lookahead,
     ) -> Result<Option<Bitmap<'a>>, Fault> {
+        // Where folios of two orders take turns, this is asked for time and again.
+        if let Some(last) = self.entry(*place)?
+            && last.phys_start.get() <= from
+            && self.reaches(order, last.phys_start.get(), from)
+        {
+            return self.bitmap(order, last).map(Some);
+        }
         let next = |ahead: &Lookahead| {
             let mut known = ahead.known().iter();
             known
@@ -419,19 +502,30 @@ impl<'a, M: FrozenMem> List<'a, M> {
                 looks: ahead.looks,
                 ..Lookahead::EMPTY
             };
-            self.for_each_entry(order, &mut |entry| {
-                let (start, bitmap) = (entry.phys_start.get(), entry.bitmap.get());
+            self.for_each_entry(order, &mut |place, entry| {
+                let start = entry.phys_start.get();
                 if self.reaches(order, start, from) {
-                    ahead.offer((start, bitmap));
+                    ahead.offer((start, place));
                 }
             })?;
             found = next(ahead);
         }
-        let entry = found.map(|(start, bitmap)| ChunkEntry {
-            phys_start: start.into(),
-            bitmap: bitmap.into(),
-        });
-        entry.map(|entry| self.bitmap(&entry)).transpose()
+        let Some((_, found)) = found else {
+            return Ok(None);
+        };
+        *place = found;
+        let entry = self.entry(found)?;
+        entry.map(|entry| self.bitmap(order, entry)).transpose()
+    }
+
+    /// The entry at a place; none at 0.
+    fn entry(&self, place: u64) -> Result<Option<&'a ChunkEntry>, Fault> {
+        if place == 0 {
+            return Ok(None);
+        }
+        let (chunk, number) = self.chunk_and_number(place);
+        let at = offset(chunk, (number + 1) * size_of::<ChunkEntry>());
+        Ok(Some(read::object(self.mem, at)?))
     }
 
     /// The bitmap of `order` with the lowest start that covers something at or after `from`, in a
@@ -443,10 +537,9 @@ impl<'a, M: FrozenMem> List<'a, M> {
         place: &mut u64,
     ) -> Result<Option<Bitmap<'a>>, Fault> {
         let reaches = |entry: &ChunkEntry| self.reaches(order, entry.phys_start.get(), from);
-        let page = self.page.bytes();
         let (mut at, mut index) = match *place {
             0 => (self.head, 0),
-            place => (PhysAddr::new(place / page * page), place % page),
+            place => self.chunk_and_number(place),
         };
         for _ in 0..self.chunks {
             if at == PhysAddr::new(0) {
@@ -454,11 +547,11 @@ impl<'a, M: FrozenMem> List<'a, M> {
             }
             let chunk = self.chunk(at)?;
             if chunk.order == order {
-                let entries = chunk.entries.iter().enumerate().skip(index as usize);
+                let entries = chunk.entries.iter().enumerate().skip(index);
                 for (i, entry) in entries {
                     if reaches(entry) {
                         *place = at.as_u64() + i as u64;
-                        return self.bitmap(entry).map(Some);
+                        return self.bitmap(order, entry).map(Some);
                     }
                 }
             }

@@ -2,6 +2,7 @@
 
 mod check;
 mod list;
+mod lookup;
 mod spread;
 mod tree;
 
@@ -10,13 +11,14 @@ use kho_abi::fdt::Generation;
 use kho_hal::{FrozenMem, Order, PageSize, PhysAddr, PhysRange};
 
 use crate::bits::Bits;
-use crate::incoming::ascending::ascending;
+use crate::incoming::ascending::Sorter;
 use crate::incoming::places::{Ram, Scratch};
 use crate::incoming::{Fault, Folio, IncomingError, Part, Report};
 use crate::runs::{FolioBits, Wraps};
 use crate::tree::{Frozen, Tree, all_orders};
 use check::CheckedFolios;
 use list::{Header, List, Lookahead};
+pub(crate) use lookup::Lookup;
 pub(crate) use spread::Spread;
 
 /// The map, before and after it is checked.
@@ -120,9 +122,9 @@ impl<'a, M: FrozenMem> Map<'a, M> {
     ) -> Result<(), IncomingError> {
         let mut folios = CheckedFolios::new(*self, ram, scratch, spread, report);
         let mut end = PhysAddr::new(0);
-        ascending(
-            workspace,
-            |list| {
+        Sorter::new(workspace).ascending(
+            0,
+            |list: &mut dyn FnMut(u64)| {
                 let visited = self.visit_own(&mut |at, size| list(at.as_u64() | pack(size)));
                 visited.map_err(|fault| Part::Map.is(fault))
             },
@@ -160,7 +162,10 @@ impl<'a, M: FrozenMem> Map<'a, M> {
     pub(crate) fn folio_containing(&self, addr: PhysAddr) -> Result<Option<Folio>, Fault> {
         let tree = match &self.kind {
             Kind::Tree(tree) => tree,
-            Kind::List(list) => return list.folio_containing(addr),
+            Kind::List(list) => {
+                let bitmap = list.bitmap_containing(addr)?;
+                return Ok(bitmap.and_then(|bitmap| bitmap.folio(addr)));
+            }
         };
         for order in self.orders() {
             let Some(size) = order.bytes(self.page) else {

@@ -5,7 +5,7 @@ use kho_hal::{FrozenMem, PageSize, PhysAddr};
 
 use crate::bits::Word;
 use crate::incoming::Fault;
-use crate::incoming::ascending::ascending;
+use crate::incoming::ascending::Sorter;
 use crate::incoming::places::{Ram, Scratch};
 use crate::tree::{Frozen, Tree};
 
@@ -58,13 +58,13 @@ fn check_whole<M: FrozenMem>(
     // Level by level: no table is entered before it is known that all tables of its level are
     // different, so a shared table cannot multiply the work; and should they change, there are no
     // more pages than the tables had room for.
+    let mut sorter = Sorter::new(workspace);
     let mut pages = 0u64;
     for level in (0..radix::depth(page)).rev() {
-        let mut last = None;
         let most = pages.saturating_mul(page.words() as u64) + 1;
-        ascending(
-            workspace,
-            |report| {
+        sorter.unique(
+            0,
+            |report: &mut dyn FnMut(u64)| {
                 pages = 0;
                 tree.visit_nodes(level, &mut |node| {
                     pages += 1;
@@ -76,11 +76,8 @@ fn check_whole<M: FrozenMem>(
                     Ok(())
                 })
             },
-            |node| match last.replace(node) {
-                Some(before) if before == node => Err(Fault::ReachedTwice {
-                    addr: PhysAddr::new(node),
-                }),
-                _ => Ok(()),
+            |node| Fault::ReachedTwice {
+                addr: PhysAddr::new(node),
             },
         )?;
     }
