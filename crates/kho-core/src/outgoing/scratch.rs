@@ -102,7 +102,7 @@ fn bytes(text: &str) -> Option<u64> {
     };
     let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(hex) => (hex, 16),
-        None if text.len() > 1 && text.starts_with('0') => (text, 8),
+        None if text.starts_with('0') => (text, 8),
         None => (text, 10),
     };
     // `from_str_radix` takes a sign, which Linux does not.
