@@ -404,6 +404,8 @@ fn a_batch_keeps_words_and_leaves_apart() {
         [(1 << 48, 0), (1 << 48, 30)],
         // The place of the one's bit in its word is the number of the other's word.
         [(64 << 53, 41), (161 << 53, 41)],
+        // The one's word is the other's, 64 words on.
+        [((1 << 48) + (1 << 12), 0), ((1 << 48) + (1 << 24), 0)],
     ] {
         let forth = pair.map(|(at, o)| (addr(at), order(o)));
         for folios in [forth, [forth[1], forth[0]]] {
