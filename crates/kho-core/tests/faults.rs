@@ -266,28 +266,49 @@ fn region() -> Region<'static> {
 }
 
 /// A file that preserves a page, and an object that it needs.
-struct Live(u64);
+struct Live {
+    number: u64,
+    frozen: bool,
+}
+
+impl Live {
+    fn new(number: u64) -> Box<Self> {
+        Box::new(Self {
+            number,
+            frozen: false,
+        })
+    }
+}
 
 impl<'m> LiveFile<Track<'m>> for Live {
     fn compatible(&self) -> &str {
         "live-v1"
     }
     fn identity(&self) -> u64 {
-        self.0
+        self.number
     }
     fn flbs(&self) -> &[&str] {
         &["object"]
     }
     fn preserve(&mut self, tracker: &Track<'m>) -> Result<u64, OutgoingError> {
-        tracker.preserve_folio(addr((FREE + self.0) << 12), Order::ZERO)?;
-        Ok(self.0)
+        tracker.preserve_folio(addr((FREE + self.number) << 12), Order::ZERO)?;
+        Ok(self.number)
     }
     fn unpreserve(&mut self, tracker: &Track<'m>) {
-        let page = addr((FREE + self.0) << 12);
+        let page = addr((FREE + self.number) << 12);
         // The test makes one access fail, which may be this one.
         if tracker.unpreserve_folio(page, Order::ZERO).is_err() {
             tracker.unpreserve_folio(page, Order::ZERO).unwrap();
         }
+    }
+    fn freeze(&mut self, _: &Track<'m>, data: u64) -> Result<u64, OutgoingError> {
+        assert!(!self.frozen);
+        self.frozen = true;
+        Ok(data)
+    }
+    fn unfreeze(&mut self, _: &Track<'m>) {
+        assert!(self.frozen);
+        self.frozen = false;
     }
 }
 
@@ -301,16 +322,22 @@ impl<'m> Flb<Track<'m>> for Live {
     fn unpreserve(&mut self, tracker: &Track<'m>) {
         LiveFile::unpreserve(self, tracker);
     }
+    fn freeze(&mut self, tracker: &Track<'m>) -> Result<(), OutgoingError> {
+        LiveFile::freeze(self, tracker, 0).map(drop)
+    }
+    fn unfreeze(&mut self, tracker: &Track<'m>) {
+        LiveFile::unfreeze(self, tracker);
+    }
 }
 
 /// A session with files, so many that one more needs a block.
 fn with_session<'m>(o: &Out<'m>, w: &mut World<'m>) {
     let mut luo = Luo::new(o, 0).unwrap();
-    luo.register_flb(o.tracker(), Box::new(Live(999))).unwrap();
+    luo.register_flb(o.tracker(), Live::new(999)).unwrap();
     luo.create_session(o.tracker(), "zero").unwrap();
     luo.create_session(o.tracker(), "one").unwrap();
     for i in 1..64 {
-        luo.preserve_file(o.tracker(), "one", i, Box::new(Live(i)))
+        luo.preserve_file(o.tracker(), "one", i, Live::new(i))
             .unwrap();
     }
     w.luo = Some(luo);
@@ -437,7 +464,7 @@ operations! {
     creating_a_session: with_session => |o, w| luo(w).create_session(o.tracker(), "two");
     destroying_a_session: with_session => |o, w| luo(w).destroy_session(o.tracker(), "one");
     preserving_a_file: with_session
-        => |o, w| luo(w).preserve_file(o.tracker(), "one", 64, Box::new(Live(64)));
+        => |o, w| luo(w).preserve_file(o.tracker(), "one", 64, Live::new(64));
 }
 
 /// [`Tracker::new`] and [`Outgoing::new`], before there is anything to compare.
@@ -511,8 +538,10 @@ fn destroying() {
         let done = match tracker.destroy() {
             Ok(()) => true,
             Err(left) => {
-                // It is sound, and forgets what was preserved.
-                left.preserve_folio(addr(1 << 40), Order::ZERO).unwrap();
+                // It is sound, and has forgotten what was freed: tables of larger orders come first.
+                let another = (addr((FREE + 514) << 12), order(1));
+                left.preserve_folio(another.0, another.1).unwrap();
+                assert!(left.is_preserved(another.0, another.1));
                 assert!(left.destroy().is_ok(), "again after access {n}");
                 false
             }

@@ -13,6 +13,7 @@ use std::rc::Rc;
 
 use common::{FREE, Sim, SimTracker, addr, check, order, pages};
 use kho_abi::luo::LuoFileSer;
+use kho_abi::memfd::MemfdFolioSer;
 use kho_core::incoming::{Component, Folio, Region};
 use kho_core::outgoing::luo::{Flb, LiveFile, Luo};
 use kho_core::outgoing::memfd::{self, MemfdFile, Preserved};
@@ -234,7 +235,13 @@ fn blocks_grow_and_shrink() {
                 2,
                 "blocks that are not needed are freed"
             );
+            // Blocks that stay in use have room for what was cut off.
+            set.resize(tracker, 2 * capacity).unwrap();
+            for i in capacity - 1..set.len() {
+                set.write(tracker, i, &entry(i)).unwrap();
+            }
             set.resize(tracker, capacity + 1).unwrap();
+            set.resize(tracker, 2 * capacity).unwrap();
             let head = set.head();
             (
                 outgoing
@@ -248,7 +255,9 @@ fn blocks_grow_and_shrink() {
         let incoming = check(&frozen, boot, page).unwrap();
         let blocks = incoming.blocks::<LuoFileSer>(head, &mut [0; 16]).unwrap();
         let tokens: Vec<_> = blocks.iter().map(|entry| entry.token.get()).collect();
-        let expected: Vec<_> = (1..capacity as u64).chain([0, 0]).collect();
+        let kept = 1..=capacity as u64 + 1;
+        let zeroed = core::iter::repeat_n(0, capacity - 1);
+        let expected: Vec<_> = kept.chain(zeroed).collect();
         assert_eq!(tokens, expected, "entries that come back are zeroed");
         assert_eq!(blocks.blocks().count(), 2);
     }
@@ -675,6 +684,8 @@ fn memory_files() {
         assert_eq!(file.descriptor().size.get(), size);
         assert_eq!(file.descriptor().pos.get(), 77);
         assert_eq!(file.folios().count(), folios.len());
+        let all_there = |folio: &MemfdFolioSer| folio.flags() == 3;
+        assert!(file.folios().all(all_there), "dirty and up to date");
         let found: Vec<_> = file
             .segments()
             .map(|s| (s.offset >> page.shift(), s.range.start()))

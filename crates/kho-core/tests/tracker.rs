@@ -357,9 +357,12 @@ fn refusals_have_names() {
         tracker.preserve_pages(across),
         Err(OutgoingError::InScratch { .. })
     ));
+    let askew = |offset, size| PhysRange::new(addr((FREE << 12) + offset), size).unwrap();
     for bad in [
         pages(page, FREE, 0),
-        PhysRange::new(addr((FREE << 12) + 1), 4096).unwrap(),
+        askew(1, 4096),
+        askew(0, 100),
+        askew(1, 4095),
     ] {
         assert_eq!(
             tracker.preserve_pages(bad),
@@ -369,11 +372,55 @@ fn refusals_have_names() {
             tracker.unpreserve_pages(bad),
             Err(OutgoingError::BadRange { range: bad })
         );
+        assert_eq!(
+            tracker.preserve_run(bad, order(0)),
+            Err(OutgoingError::BadRange { range: bad })
+        );
+        assert_eq!(
+            tracker.unpreserve_run(bad, order(0)),
+            Err(OutgoingError::BadRange { range: bad })
+        );
     }
+    let twice = [(at, order(0)), (at, order(0))];
+    assert_eq!(
+        tracker.preserve_folios(twice),
+        Err(OutgoingError::AlreadyPreserved {
+            addr: at,
+            order: order(0)
+        })
+    );
     assert!(matches!(
         tracker.alloc_preserved(0),
         Err(OutgoingError::BadRange { .. })
     ));
+}
+
+/// Folios whose keys are alike in some of their bits, one right after the other.
+#[test]
+fn a_batch_keeps_words_and_leaves_apart() {
+    let page = PageSize::Size4K;
+    for pair in [
+        // The numbers of their leaves are the same but for a shift by the size of a leaf.
+        [(1 << 48, 0), (1 << 48, 30)],
+        // The place of the one's bit in its word is the number of the other's word.
+        [(64 << 53, 41), (161 << 53, 41)],
+        // The one's word is the other's, 64 words on.
+        [((1 << 48) + (1 << 12), 0), ((1 << 48) + (1 << 24), 0)],
+    ] {
+        let forth = pair.map(|(at, o)| (addr(at), order(o)));
+        for folios in [forth, [forth[1], forth[0]]] {
+            let sim = Sim::new(page);
+            let alloc = sim.alloc();
+            let tracker = Tracker::new(&sim.memory, &alloc, page, &[]).unwrap();
+            tracker.preserve_folios(folios).unwrap();
+            assert_eq!(tree_bits(&sim, &tracker), 2);
+            for (at, o) in folios {
+                assert!(tracker.is_preserved(at, o), "{at} of order {o}");
+            }
+            tracker.unpreserve_folios(folios).unwrap();
+            assert_eq!(tree_bits(&sim, &tracker), 0);
+        }
+    }
 }
 
 #[test]

@@ -95,6 +95,18 @@ fn tree(name: &str, node: FdtNode<'_>) -> Tree {
     (name.to_owned(), properties, children)
 }
 
+/// What `state` has of so many users.
+fn expected(users: u32) -> Vec<Tree> {
+    let user = |user: u32| {
+        let compatible = ("compatible".to_owned(), b"user-v1\0".to_vec());
+        let number = ("number".to_owned(), u64::from(user).to_le_bytes().to_vec());
+        let child = |child| Child((format!("child{child}"), vec![number.clone()], vec![]));
+        let children = (0..user % 3).map(child).collect();
+        (format!("user{user}"), vec![compatible], children)
+    };
+    (0..users).map(user).collect()
+}
+
 /// What users handed over, as trees by name, whether inline or in sub-blobs.
 fn contents<M: FrozenMem>(mem: &M, incoming: &Incoming<'_, M>) -> Vec<Tree> {
     let parse = |range: PhysRange| {
@@ -178,7 +190,7 @@ proptest! {
                 .collect();
             prop_assert_eq!(&folios(&incoming, page), &expected, "{:?}", from);
             let content = contents(&frozen, &incoming);
-            prop_assert_eq!(content.len(), users as usize);
+            prop_assert_eq!(&content, &self::expected(users));
             for to in Generation::ALL {
                 let space = pages(page, (1 << 51) / page.bytes(), 256);
                 let mut memory = SimMemory::new([space]).unwrap();

@@ -143,12 +143,12 @@ impl<'t, 's, M: PhysMem, A: PageAlloc, N: Nodes> Cursor<'t, 's, M, A, N> {
     /// What the word's bits stand for, one of them being a folio of `order`.
     fn span(&self, order: Order) -> Option<Span> {
         let page = self.tracker.page_size();
-        // The large orders have fewer than 64 folios, and share words.
-        let (start, same) = Key::new(self.word * 64).decode(page).ok()?;
+        // Orders share no word but the first, whose first bit is no folio's.
+        let (start, _) = Key::new(self.word * 64).decode(page).ok()?;
         let size = order.bytes(page)?.checked_mul(64)?;
         let range = PhysRange::new(start, size)?;
         let clear = self.edit == Edit::Unpreserve || self.tracker.refuse_scratch(range).is_ok();
-        (same == order && clear).then(|| Span {
+        clear.then(|| Span {
             start: start.as_u64(),
             order,
             shift: page.shift() + order.as_u32(),

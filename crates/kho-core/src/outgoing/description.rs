@@ -67,3 +67,45 @@ pub(crate) fn check_name(name: &str) -> Result<(), NameError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_1_to_31_bytes() {
+        let refused = Err(NameError { max: 31 });
+        for (length, expected) in [
+            (0, refused),
+            (1, Ok(())),
+            (31, Ok(())),
+            (32, refused),
+            (33, refused),
+        ] {
+            assert_eq!(check_name(&"n".repeat(length)), expected, "{length}");
+        }
+    }
+
+    #[test]
+    fn what_the_writer_refuses_has_a_name() {
+        let name = OutgoingError::Name(NameError { max: 31 });
+        let node = tree(|fdt| fdt.begin_node("a node").map(drop));
+        assert_eq!(node, Err(name));
+        let property = tree(|fdt| fdt.property_u32("a property", 1));
+        assert_eq!(property, Err(name));
+        // The root is one.
+        let nested = |levels| {
+            tree(|fdt| {
+                let nodes = (1..levels).map(|_| fdt.begin_node("n"));
+                let nodes = nodes.collect::<Result<Vec<_>, _>>()?;
+                nodes
+                    .into_iter()
+                    .rev()
+                    .try_for_each(|node| fdt.end_node(node))
+            })
+        };
+        assert!(nested(64).is_ok());
+        let too_many = OutgoingError::TooMany { max: 64 };
+        assert_eq!(nested(65), Err(too_many));
+    }
+}

@@ -102,7 +102,7 @@ fn bytes(text: &str) -> Option<u64> {
     };
     let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(hex) => (hex, 16),
-        None if text.len() > 1 && text.starts_with('0') => (text, 8),
+        None if text.starts_with('0') => (text, 8),
         None => (text, 10),
     };
     // `from_str_radix` takes a sign, which Linux does not.
@@ -249,6 +249,7 @@ pub fn write_scratch_array<M: PhysMem>(
 
 #[cfg(test)]
 mod tests {
+    use std::string::ToString;
     use std::vec::Vec;
 
     use super::*;
@@ -268,6 +269,7 @@ mod tests {
         };
         assert_eq!("16M,0x10,010k".parse(), explicit(16 << 20, 16, 8 << 10));
         assert_eq!("0,0,1E".parse(), explicit(0, 0, 1 << 60));
+        assert_eq!("1g,1t,1p".parse(), explicit(1 << 30, 1 << 40, 1 << 50));
         assert_eq!("0x1e,0X1E,1".parse(), explicit(0x1e, 0x1e, 1));
         assert_eq!("0%".parse(), Ok(ScratchSizes::Scale { percent: 0 }));
         assert_eq!(
@@ -301,6 +303,9 @@ mod tests {
         ] {
             assert_eq!(bad.parse::<ScratchSizes>(), Err(ScratchSyntax), "{bad:?}");
         }
+        let expected =
+            "kho_scratch is L,G,N in bytes (K, M, G, T, P, E), not all 0, or a percentage";
+        assert_eq!(ScratchSyntax.to_string(), expected);
     }
 
     #[test]
@@ -317,6 +322,8 @@ mod tests {
         );
         let explicit = "1,0,5M".parse().unwrap();
         assert_eq!(areas(explicit), [4 << 20, 0, 8 << 20, 8 << 20]);
+        let huge = "0xffffffffffffffff,0,0".parse().unwrap();
+        assert_eq!(areas(huge), [0xffff_ffff_ffc0_0000, 0, 0, 0]);
         // The low area already covers what the global area was meant for.
         let reserved = Reserved {
             low: 7,
