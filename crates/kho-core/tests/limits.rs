@@ -9,20 +9,38 @@
 mod common;
 mod victim;
 
-use common::{FREE, Sim, addr, order, pages};
+use common::{FREE, HEAP, Sim, addr, order, pages, range};
+use kho_abi::chunk::V1Bitmaps;
+use kho_abi::fdt::{BLOB_SIZE, Generation, PRESERVED_DATA, PRESERVED_MEMORY_MAP};
 use kho_abi::memblock::{COMPATIBLE, NODE, REGION_COMPATIBLE, SIZE, START};
 use kho_core::incoming::{Component, Fault, Folio, Incoming, IncomingError, Machine, Part};
 use kho_core::outgoing::luo::{LiveFile, Luo};
 use kho_core::outgoing::memfd::{self, MemfdFile, Preserved};
-use kho_core::outgoing::{Outgoing, OutgoingError};
-use kho_hal::sim::FrozenSim;
+use kho_core::outgoing::{Outgoing, OutgoingError, StateTree};
+use kho_hal::sim::{FrozenSim, SimMemory};
 use kho_hal::{PageSize, PhysAddr, PhysMem};
-use victim::{Victim, victim};
+use victim::{Victim, listed, victim};
 use vm_fdt::FdtWriter;
 
 fn refusal(victim: &Victim) -> (Part, Fault) {
     let IncomingError { part, fault } = victim.take_over().unwrap_err();
     (part, fault)
+}
+
+#[test]
+fn description() {
+    let mut v = victim();
+    let size = v.boot_fdt() + 4;
+    v.put_bytes(size, &4096u32.to_be_bytes());
+    v.take_over().unwrap();
+    v.at.boot.fdt_size = 8192;
+    v.put_bytes(size, &4097u32.to_be_bytes());
+    let fault = Fault::Count {
+        at: v.at.boot.fdt_addr,
+        found: 4097,
+        max: 4096,
+    };
+    assert_eq!(refusal(&v), (Part::RootFdt, fault));
 }
 
 #[test]
@@ -336,4 +354,309 @@ fn errors_name_the_part() {
     v.at.boot.fdt_addr = addr(0);
     let error = v.take_over().unwrap_err();
     assert_eq!(error.to_string(), "root FDT: there is no handover");
+}
+
+/// Sub-blobs may lie side by side in one page; one byte that two have is named.
+#[test]
+fn sub_blobs_side_by_side() {
+    let page = PageSize::Size4K;
+    let mut sim = Sim::new(page);
+    let at = (FREE << 12) + 0x100;
+    let mut check = |second: u64| {
+        let boot = {
+            let alloc = sim.alloc();
+            let mut outgoing = Outgoing::new(sim.tracker(&alloc)).unwrap();
+            let folio = addr(FREE << 12);
+            outgoing.tracker().preserve_folio(folio, order(0)).unwrap();
+            for (name, start) in [("a", at), ("b", second)] {
+                outgoing.add_subtree(name, range(start, 16)).unwrap();
+            }
+            let finalized = outgoing.finalize(sim.scratch_array(), &mut []);
+            finalized.unwrap().hand_over()
+        };
+        let frozen = sim.memory.freeze();
+        common::check(&frozen, boot, page).map(drop)
+    };
+    for apart in [at + 16, at - 16, at + 17] {
+        assert_eq!(check(apart), Ok(()));
+    }
+    for (second, addr) in [
+        (at + 15, addr(at + 15)),
+        (at - 15, addr(at)),
+        (at, addr(at)),
+    ] {
+        let (part, fault) = (Part::Subtree, Fault::Overlap { addr });
+        assert_eq!(check(second), Err(IncomingError { part, fault }));
+    }
+}
+
+/// A description with one sub-blob, whose node has these properties.
+fn with_blob(v: &Victim, compatible: &str, properties: &[(&str, &[u8])]) {
+    let mut fdt = FdtWriter::new().unwrap();
+    let root = fdt.begin_node("").unwrap();
+    fdt.property_string("compatible", compatible).unwrap();
+    fdt.property(PRESERVED_MEMORY_MAP, &v.at.map.to_le_bytes())
+        .unwrap();
+    let node = fdt.begin_node("tree").unwrap();
+    for (name, value) in properties {
+        fdt.property(name, value).unwrap();
+    }
+    fdt.end_node(node).unwrap();
+    fdt.end_node(root).unwrap();
+    v.put_bytes(v.boot_fdt(), &fdt.finish().unwrap());
+}
+
+/// Where a size may be missing, one that is no number is still wrong; elsewhere it may not.
+#[test]
+fn sizes_of_sub_blobs() {
+    let v = victim();
+    let tree = [0xd00d_feed_u32, 48].map(u32::to_be_bytes).concat();
+    v.put_bytes(v.at.note, &tree);
+    let at = v.at.note.to_le_bytes();
+    let check = |compatible, properties: &[(&str, &[u8])]| {
+        with_blob(&v, compatible, properties);
+        let lent = v.lent();
+        let machine = Machine::unknown(v.sim.page);
+        let incoming = Incoming::check(&lent, v.at.boot, machine, &mut [0; 64])?;
+        Ok(incoming.subtree("tree").unwrap().range.size())
+    };
+    let size = 5u64.to_le_bytes();
+    let is_missing = IncomingError {
+        part: Part::Subtree,
+        fault: Fault::Property {
+            at: v.at.boot.fdt_addr,
+            name: BLOB_SIZE,
+        },
+    };
+    for compatible in ["kho-v2", "kho-v3", "kho-v4"] {
+        let place: (&str, &[u8]) = (PRESERVED_DATA, &at);
+        let found = check(compatible, &[(BLOB_SIZE, &size), place]);
+        assert_eq!(found, Ok(5), "{compatible}");
+        let found = check(compatible, &[(BLOB_SIZE, &size[..4]), place]);
+        assert_eq!(found, Err(is_missing.clone()), "{compatible}");
+        let found = check(compatible, &[place]);
+        let expected = match compatible {
+            "kho-v2" => Ok(48),
+            _ => Err(is_missing.clone()),
+        };
+        assert_eq!(found, expected, "{compatible}");
+    }
+}
+
+#[test]
+fn entries_of_an_area() {
+    let entry = |list: u64, i: u64| addr(list + 8 + i * 8);
+    // The list says that it has more pages.
+    let v = victim();
+    let first = v.at.area.first.get();
+    let second = v.word(first);
+    let third = victim::spare(&v, 0, true);
+    v.put(second, third);
+    v.put(
+        entry(second, 89).as_u64(),
+        v.word(entry(second, 88).as_u64()),
+    );
+    let at = entry(second, 89);
+    let max = 600;
+    let fault = Fault::Count {
+        at,
+        found: 601,
+        max,
+    };
+    assert_eq!(refusal(&v), (Part::Subtree, fault));
+    // The first ends early.
+    let v = victim();
+    v.put(entry(first, 7).as_u64(), 0);
+    let at = entry(first, 7);
+    assert_eq!(refusal(&v), (Part::Subtree, Fault::Null { at }));
+    // An area of 510 pages needs one page, one of 511 two: more are refused.
+    for (pages, used) in [(510u32, 1), (511, 2)] {
+        let mut v = victim();
+        v.at.area.total_pages = pages.into();
+        for i in u64::from(pages)..511 {
+            v.put(entry(first, i).as_u64(), 0);
+        }
+        v.put(entry(second, 0).as_u64(), 0);
+        v.put(first, if used == 2 { second } else { 0 });
+        v.take_over().unwrap();
+        let (last, more) = match used {
+            1 => (first, second),
+            _ => (second, victim::spare(&v, 0, true)),
+        };
+        v.put(last, more);
+        let fault = match used {
+            // It ends early.
+            1 => Fault::Null {
+                at: entry(first, 510),
+            },
+            _ => Fault::Null {
+                at: entry(second, 0),
+            },
+        };
+        assert_eq!(refusal(&v), (Part::Subtree, fault));
+    }
+}
+
+/// Entries of the root beyond those that 52 bits of addresses need.
+#[test]
+fn slots_of_the_root_of_the_tree() {
+    let v = victim();
+    let leaf = v.leaf();
+    for slot in [3usize, 4, 5, 6, 8, 16, 256, 511] {
+        let entry = v.at.map + slot as u64 * 8;
+        v.put(entry, leaf);
+        let at = addr(v.at.map);
+        assert_eq!(refusal(&v), (Part::Map, Fault::Geometry { at, slot }));
+        v.put(entry, 0);
+    }
+    v.take_over().unwrap();
+}
+
+/// What a reader makes of a list of chunks, whose entries say what a bitmap stands for and where it
+/// is.
+fn check_list(
+    bits: u64,
+    chunks: &[&[(u64, u64)]],
+    v1_bitmaps: Option<V1Bitmaps>,
+) -> Result<Generation, IncomingError> {
+    let mut v = listed(Generation::V1Small);
+    let first = 1 << 12;
+    let count = chunks.len() as u64;
+    v.sim.memory = {
+        let memory = SimMemory::new([pages(v.sim.page, 0, FREE), pages(v.sim.page, first, count)]);
+        let memory = memory.unwrap();
+        let mut heap = vec![0; FREE as usize * 4096];
+        v.sim.memory.read(addr(0), &mut heap).unwrap();
+        memory.write(addr(0), &heap).unwrap();
+        memory
+    };
+    for (i, entries) in (first..).zip(chunks) {
+        let chunk = i << 12;
+        let next = if i + 1 < first + count {
+            (i + 1) << 12
+        } else {
+            0
+        };
+        let mut bytes = [next, (entries.len() as u64) << 32]
+            .map(u64::to_le_bytes)
+            .concat();
+        for (start, bitmap) in entries.iter() {
+            bytes.extend(start.to_le_bytes());
+            bytes.extend(bitmap.to_le_bytes());
+        }
+        v.put_bytes(chunk, &bytes);
+    }
+    v.put(v.in_root(v.at.map), first << 12);
+    v.put(SPARE_BITMAPS, bits);
+    let frozen = v.sim.memory.freeze();
+    let machine = Machine {
+        v1_bitmaps,
+        ..Machine::unknown(v.sim.page)
+    };
+    let mut workspace = vec![0; 1 << 17];
+    let incoming = Incoming::check(&frozen, v.at.boot, machine, &mut workspace)?;
+    Ok(incoming.generation())
+}
+
+/// A place in the heap that nobody uses.
+const SPARE_BITMAPS: u64 = (HEAP.0 + HEAP.1 - 4) << 12;
+
+/// One entry proves how large the bitmaps are, by what it stands for or by where its bitmap is.
+#[test]
+fn what_proves_the_size_of_bitmaps() {
+    // What a bitmap of a page stands for, and one of 512 bytes.
+    const PAGE: u64 = 1 << 27;
+    const SMALL: u64 = 1 << 24;
+    let plain: &[(u64, u64)] = &[(0, SPARE_BITMAPS), (PAGE, SPARE_BITMAPS + 4096)];
+    let by_start: &[(u64, u64)] = &[
+        (2 * PAGE, SPARE_BITMAPS + 8192),
+        (3 * PAGE + SMALL, SPARE_BITMAPS + 12288),
+    ];
+    let by_bitmap: &[(u64, u64)] = &[
+        (2 * PAGE, SPARE_BITMAPS + 8192),
+        (3 * PAGE, SPARE_BITMAPS + 8704),
+    ];
+    let small = Ok(Generation::V1Small);
+    for proof in [by_start, by_bitmap] {
+        assert_eq!(check_list(0, &[proof], None), small);
+        assert_eq!(check_list(0, &[plain, proof], None), small);
+        assert_eq!(check_list(0, &[proof, plain], None), small);
+    }
+    let error = check_list(0, &[plain], None).unwrap_err();
+    assert!(matches!(error.fault, Fault::Ambiguous { .. }), "{error}");
+}
+
+/// Each look at a list that is not sorted is one at all of it, so it may not be long.
+#[test]
+fn entries_of_a_list_that_is_not_sorted() {
+    let check = |count: u64, is_sorted: bool| {
+        let start = |i: u64| if is_sorted { i } else { count - i } << 24;
+        let entries: Vec<_> = (0..count).map(|i| (start(i), SPARE_BITMAPS)).collect();
+        let chunks: Vec<_> = entries.chunks(255).collect();
+        // In the end, all the bitmaps are one, in which there is a folio.
+        check_list(1, &chunks, Some(V1Bitmaps::Small)).unwrap_err()
+    };
+    let twice = |error: IncomingError| matches!(error.fault, Fault::ReachedTwice { .. });
+    // With the 16 chunks, 4,096.
+    let most = 4080;
+    assert!(twice(check(most, false)));
+    let (part, at) = (Part::Map, addr(1 << 24));
+    let fault = Fault::Unsorted { at };
+    assert_eq!(check(most + 1, false), IncomingError { part, fault });
+    assert!(twice(check(most + 1, true)));
+}
+
+#[test]
+fn entries_of_a_list() {
+    for generation in [Generation::V1Small, Generation::Sketch] {
+        let v = listed(generation);
+        let at = addr(v.at.map + 32);
+        v.put(at.as_u64() + 8, 0);
+        assert_eq!(refusal(&v), (Part::Map, Fault::Null { at }));
+    }
+}
+
+/// In a list that is not sorted, eight bitmaps are found with one look.
+#[test]
+fn looks_at_a_list_that_is_not_sorted() {
+    const FOLIOS: u64 = 160;
+    let sim = Sim::new(PageSize::Size4K);
+    let boot = {
+        let alloc = sim.alloc();
+        let mut outgoing = Outgoing::new(sim.tracker(&alloc)).unwrap();
+        for i in 0..FOLIOS {
+            let at = addr((FREE + (i << 13)) << 12);
+            outgoing.tracker().preserve_folio(at, order(1)).unwrap();
+        }
+        let state = StateTree::new();
+        let array = sim.scratch_array();
+        let finalized = outgoing.finalize_as(Generation::V1Small, array, &mut [], &state);
+        finalized.unwrap().hand_over()
+    };
+    let word = |at: u64| sim.memory.word(addr(at)).unwrap();
+    let machine = Machine {
+        v1_bitmaps: Some(V1Bitmaps::Small),
+        ..Machine::unknown(sim.page)
+    };
+    let read = || {
+        let lent = victim::Lent::new(&sim);
+        let incoming = Incoming::check(&lent, boot, machine, &mut [0; 256]).unwrap();
+        lent.forget_reads();
+        let folios: Vec<_> = incoming.folios().collect();
+        (incoming.map_addr(), folios, lent.reads())
+    };
+    let (map, folios, _) = read();
+    assert_eq!(folios.len() as u64, 1 + FOLIOS);
+    // The second chunk has those of order 1; the first and the last change places.
+    let entry = |i: u64| word(map.as_u64()) + 16 + i * 16;
+    for half in [0, 8] {
+        let (first, last) = (entry(0) + half, entry(FOLIOS - 1) + half);
+        let was = [word(first), word(last)];
+        put(&sim, first, was[1]);
+        put(&sim, last, was[0]);
+    }
+    let (_, same, reads) = read();
+    assert_eq!(same, folios);
+    // For each folio, its bitmap and, twice, its entry; for each eighth, the list.
+    assert!(reads < FOLIOS * 4, "{reads} reads");
 }

@@ -357,6 +357,8 @@ fn parts_and_windows_that_cut_folios() {
         let split: Vec<Vec<_>> = incoming.split(count).map(Iterator::collect).collect();
         assert_eq!(split.len(), parts);
         assert_eq!(split.concat(), all, "{parts} parts");
+        let most = all.len().div_ceil(parts) + 1;
+        assert!(split.iter().all(|part| part.len() <= most), "{split:?}");
     }
     for first in FREE..FREE + 96 {
         let window = common::pages(page, first, 9);

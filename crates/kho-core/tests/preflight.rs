@@ -153,7 +153,6 @@ fn regions_inside_the_root() {
             let value = Value::Str(compatible);
             state.add_property(path, "compatible", value).unwrap();
         };
-        add(&["other"], "other-v1");
         add(&[memblock::NODE], memblock::COMPATIBLE);
         let region = [memblock::NODE, "r"];
         add(&region, memblock::REGION_COMPATIBLE);
