@@ -317,6 +317,7 @@ fn holes_in_a_memory_file() {
         let array = sim.memory.word(addr(list + 8)).unwrap();
         for hole in &holes {
             put(&sim, array + hole * 16, 0);
+            put(&sim, array + hole * 16 + 8, 0);
         }
         assert_file(&sim.memory.freeze(), boot, COUNT, &holes);
     }
