@@ -138,6 +138,8 @@ impl EcamRegion {
 
 #[cfg(test)]
 mod tests {
+    use std::string::ToString;
+
     use super::*;
 
     #[test]
@@ -157,6 +159,8 @@ mod tests {
         #[allow(clippy::reversed_empty_ranges, reason = "that is the error")]
         let buses = 2..=1;
         let error = EcamRegion::new(0xe000_0000, 0, buses.clone());
+        let text = "the first bus, 0x2, is after the last";
+        assert_eq!(error.clone().unwrap_err().to_string(), text);
         assert_eq!(error, Err(EcamError::NoBus { buses }));
         assert_eq!(
             EcamRegion::new(0xe000_1000, 0, 0..=0),

@@ -39,6 +39,9 @@
 //! ```
 #![no_std]
 
+#[cfg(test)]
+extern crate std;
+
 #[cfg(feature = "buddy_system_allocator")]
 pub mod buddy;
 #[cfg(feature = "pci_types")]

@@ -110,12 +110,16 @@ fn a_widened_write_clears_what_is_beside_it() {
         assert_eq!(bus.read_u16(drive, 0x04), Ok(0x0006));
         assert_eq!(bus.read_u16(drive, 0x06).unwrap() & 0x8000, 0);
         bus.write_u8(drive, 0x3c, 0).unwrap();
+        config.write_u32(drive, 0x10, 0xe1ff_4000).unwrap();
+        config.write_u8(drive, 0x12, 0xcd).unwrap();
+        assert_eq!(bus.read_u32(drive, 0x10).unwrap() & !0xf, 0xe1cd_4000);
+        bus.write_u32(drive, 0x10, 0).unwrap();
     }
 }
 
 #[test]
 fn what_cannot_be_named_is_out_of_reach() {
-    let (bus, _) = bus(0);
+    let (bus, drive) = bus(0);
     let [(region, _), (cam, _)] = around(&bus, 0, NarrowWrites::Refuse);
     let before = bus.reads();
     for (config, segment) in [(&region, 0x1_0000), (&cam, 1)] {
@@ -126,6 +130,13 @@ fn what_cannot_be_named_is_out_of_reach() {
         assert_eq!(config.write_u32(function, 0, 0), Err(unreachable));
     }
     assert_eq!(bus.reads(), before);
+    let to = ToConfigRegion::new(&bus, panics as fn(_));
+    // SAFETY: a simulated bus answers at every place.
+    let short = unsafe { FromConfigRegion::new(to, 256, NarrowWrites::Refuse) };
+    assert_eq!(short.read_u32(drive, 252), bus.read_u32(drive, 252));
+    let (function, offset) = (drive, 256);
+    let unreachable = PciError::Unreachable { function, offset };
+    assert_eq!(short.read_u32(drive, 256), Err(unreachable));
 }
 
 #[test]

@@ -123,12 +123,6 @@ impl<'a, W: Word> Bits<'a, W> {
         self.word = 0;
     }
 
-    /// If a run that ended before bit `end` goes on here, takes the rest of it and returns its end.
-    pub(crate) fn continue_run(&mut self, end: u64) -> Option<u64> {
-        let goes_on = self.base == end && self.word & 1 != 0;
-        goes_on.then(|| self.take_run())
-    }
-
     /// Goes on to the next word that is not `word`; if there is none, to the end.
     #[inline]
     fn skip(&mut self, word: u64) -> bool {
@@ -216,28 +210,6 @@ mod tests {
                 prop_assert_eq!(end, base + bits.len() as u64);
                 prop_assert_eq!(runs.end(), end);
             }
-        }
-
-        /// A run that reaches the end of some words goes on in the next ones, if it does there.
-        #[test]
-        fn runs_go_on_in_the_next_words(
-            words in prop::collection::vec(prop_oneof![Just(0), Just(u64::MAX), any::<u64>()], 2..12),
-            cut in 1usize..11,
-            gap in prop_oneof![3 => Just(0u64), 1 => Just(64)],
-        ) {
-            let (low, high) = words.split_at(cut.min(words.len() - 1));
-            let border = low.len() as u64 * 64;
-            let mut first = Bits::new(0, low, 0);
-            let mut end = 0;
-            while first.find().is_some() {
-                end = first.take_run();
-            }
-            let mut next = Bits::new(border + gap, high, border);
-            let further = next.continue_run(end);
-            let reaches = low.last().is_some_and(|word| word >> 63 != 0);
-            let ones = high.view_bits::<Lsb0>().leading_ones() as u64;
-            let expected = (reaches && gap == 0 && ones > 0).then_some(border + ones);
-            prop_assert_eq!(further, expected);
         }
 
         /// What is left of a word: where it ends, and how many there are.

@@ -125,10 +125,10 @@ pub fn preflight<'a, M: FrozenMem>(
         found => metadata_version(found.known()),
     };
     let regions = incoming.reserve_mem().iter().next();
-    let memblock_version = match (incoming.blob_version(memblock::NODE), regions) {
-        (Some(version), _) => Version::Text(version),
-        (None, Some(_)) if nested => Version::Text(memblock::COMPATIBLE),
-        (None, _) => Version::None,
+    let memblock_version = match incoming.blob_version(memblock::NODE) {
+        Some(version) => Version::Text(version),
+        // Inside the root, in a generation that has them there.
+        None => regions.map_or(Version::None, |_| Version::Text(memblock::COMPATIBLE)),
     };
     let fits = fits_orders(incoming, consumer);
     below([
@@ -171,13 +171,12 @@ fn below<const N: usize>(parts: [Verdict<'_>; N]) -> [Verdict<'_>; N] {
     let without =
         |part: &Verdict<'_>| part.part == Part::Root && part.outcome == Outcome::GoesWithout;
     let gone = parts.iter().any(without);
-    parts.map(|verdict| match verdict.part {
-        Part::Root => verdict,
-        _ if gone => Verdict {
+    parts.map(|verdict| match gone {
+        true => Verdict {
             outcome: Outcome::GoesWithout,
             ..verdict
         },
-        _ => verdict,
+        false => verdict,
     })
 }
 

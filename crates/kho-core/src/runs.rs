@@ -69,7 +69,8 @@ where
     let mut cache = M::new_cache();
     let mut reader = Reader::new(map, order, PhysAddr::new(0), 0, &mut cache)?;
     while reader.find(map, &mut cache)?.is_some() {
-        visit(reader.take_run(map, &mut cache)?)?;
+        let run = reader.take_run().map_err(M::Error::from)?;
+        visit(run)?;
     }
     Ok(())
 }
@@ -153,41 +154,12 @@ impl<'a, W: Word + 'a> Reader<'a, W> {
         Ok(self.first())
     }
 
-    /// Takes the run that starts with the folio that was found.
+    /// Takes the run that starts with the folio that was found. It ends with its piece of the map at
+    /// the latest, so it may go on in the next run.
     #[inline(always)]
-    fn take_run<M: FolioBits<'a, Word = W>>(
-        &mut self,
-        map: &M,
-        cache: &mut M::Cache,
-    ) -> Result<Run, M::Error> {
+    fn take_run(&mut self) -> Result<Run, Wraps> {
         let start = self.bits.first().unwrap_or(0);
-        let mut end = self.bits.take_run();
-        if end == self.bits.end() {
-            end = self.rest_of_run(map, end, cache)?;
-        }
-        Ok(self.run(start, end)?)
-    }
-
-    /// Where a run ends that reaches the last bit of a piece of the map.
-    #[cold]
-    fn rest_of_run<M: FolioBits<'a, Word = W>>(
-        &mut self,
-        map: &M,
-        mut end: u64,
-        cache: &mut M::Cache,
-    ) -> Result<u64, M::Error> {
-        while end == self.bits.end() && self.load(map, end, cache)? {
-            match self.bits.continue_run(end) {
-                Some(further) => end = further,
-                None => break,
-            }
-        }
-        Ok(end)
-    }
-
-    /// The folios from `start` to `end`.
-    #[inline(always)]
-    fn run(&self, start: u64, end: u64) -> Result<Run, Wraps> {
+        let end = self.bits.take_run();
         // What ends below the last address has a size that fits.
         let addr = PhysAddr::new(start << self.shift);
         match PhysRange::new(addr, (end - start) << self.shift) {
@@ -275,8 +247,7 @@ impl<'a, M: FolioBits<'a>> Runs<'a, M> {
         if self.find()?.is_none() {
             return Ok(None);
         }
-        let run = self.current.take_run(&self.map, &mut self.cache)?;
-        Ok(Some(run))
+        Ok(Some(self.current.take_run()?))
     }
 
     /// Address and order of the next folio.
@@ -315,7 +286,7 @@ impl<'a, M: FolioBits<'a>> Runs<'a, M> {
                 folios,
             }));
         }
-        let Run { range, order } = self.current.take_run(&self.map, &mut self.cache)?;
+        let Run { range, order } = self.current.take_run()?;
         let folios = range.size() >> shift;
         Ok(Some(Stretch {
             range,

@@ -100,9 +100,9 @@ impl<'a> Tokens<'a> {
         })
     }
 
-    /// Bytes that are left of the structure block.
-    pub(crate) fn left(&self) -> usize {
-        self.structure.len()
+    /// What is left of the structure block.
+    pub(crate) fn left(&self) -> &'a [u8] {
+        self.structure
     }
 
     fn word(&mut self) -> Option<u32> {

@@ -178,6 +178,8 @@ list_attacks! {
     } => Fault::ReachedTwice { .. },
     bitmap_that_is_its_chunk: |v| v.put(v.at.map + 24, v.at.map)
         => Fault::ReachedTwice { .. },
+    bitmap_in_its_chunk: |v| v.put(v.at.map + 24, v.at.map + PAGE / 2)
+        => Fault::ReachedTwice { .. } | Fault::Misaligned { .. } | Fault::NotPageBitmaps { .. },
     two_bitmaps_for_one_place: |v| {
         v.put_bytes(v.at.map + 12 - v.next_offset(), &2u32.to_le_bytes());
         v.put(v.at.map + 32, v.word(v.at.map + 16));
@@ -543,6 +545,37 @@ fn a_folio_of_every_order_over_scratch() {
             );
         }
     }
+}
+
+#[test]
+fn a_folio_of_every_order_beyond_ram() {
+    // Those of order 0 have an entry of the root that no address needs.
+    for o in (1..=50).map(order) {
+        // The last that ends below the end of the address space.
+        let size = o.bytes(PageSize::Size4K).unwrap();
+        let start = addr(0u64.wrapping_sub(size * 2));
+        let error = handover_of(range(512 * PAGE, 16 * PAGE), |careless| {
+            careless.preserve_folio(start, o).unwrap();
+        });
+        let fault = Fault::NotRam { addr: start, size };
+        assert_eq!(error.fault, fault, "order {o}");
+    }
+}
+
+/// None of as many orders as there can be is forgotten, the largest and lowest folio included.
+#[test]
+fn a_folio_of_every_order_at_once() {
+    let error = handover_of(range(512 * PAGE, 16 * PAGE), |careless| {
+        // The description is of order 0.
+        for o in (1..=50).map(order) {
+            let size = o.bytes(PageSize::Size4K).unwrap();
+            let start = addr(0u64.wrapping_sub(size * 2));
+            careless.preserve_folio(start, o).unwrap();
+        }
+        careless.preserve_folio(addr(0), order(51)).unwrap();
+    });
+    let (addr, size) = (addr(0), 1 << 63);
+    assert_eq!(error.fault, Fault::NotRam { addr, size });
 }
 
 #[test]

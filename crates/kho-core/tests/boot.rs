@@ -250,3 +250,23 @@ fn broken_device_trees() {
         assert!(BootData::from_device_tree(&memory.freeze(), addr(0x4000_0000)).is_err());
     }
 }
+
+/// What people are told of a tree in which something is missing: where.
+#[test]
+fn where_a_device_tree_is_broken() {
+    let memory = device_tree(&[], (2, 2));
+    let len = memory.ranges().next().unwrap().size() as usize;
+    let mut bytes = vec![0; len];
+    memory.read(addr(0x4000_0000), &mut bytes).unwrap();
+    // The structure block ends with the ends of `/chosen`, the root, and the tree.
+    let ends = [0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 9];
+    let at = bytes.windows(12).rposition(|window| window == ends);
+    let last = at.unwrap() + 4;
+    assert!(last + 8 < len, "the names follow");
+    bytes[last + 3] = 4;
+    let mut memory = SimMemory::from_raw(addr(0x4000_0000), &bytes).unwrap();
+    let error = BootData::from_device_tree(&memory.freeze(), addr(0x4000_0000));
+    let told = fault(error).to_string();
+    let wrong = format!("malformed structure at offset {last}");
+    assert!(told.ends_with(&wrong), "{told}: {wrong}");
+}

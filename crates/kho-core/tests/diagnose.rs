@@ -9,10 +9,12 @@
 mod common;
 mod victim;
 
-use common::{SCRATCH, addr};
-use kho_core::incoming::{Fault, IncomingError, Machine, Part, Ram};
+use common::{FREE, HEAP, SCRATCH, addr};
+use kho_abi::chunk::V1Bitmaps;
+use kho_abi::fdt::Generation;
+use kho_core::incoming::{Fault, Incoming, IncomingError, Machine, Part, Ram};
 use kho_hal::{PageSize, PhysAddr};
-use victim::{Victim, victim};
+use victim::{Victim, listed, victim};
 
 fn problems(victim: &Victim) -> Vec<(Part, Fault)> {
     let machine = Machine::unknown(victim.sim.page);
@@ -165,4 +167,44 @@ fn what_is_preserved_outside_of_ram_is_not_read() {
         let is_named = |problem: &IncomingError| matches!(problem.fault, Fault::NotRam { .. });
         assert!(problems.iter().any(is_named), "{hole:#x}: {problems:?}");
     }
+}
+
+/// An empty list of so many chunks and bitmaps that few words are too few to sort them in.
+#[test]
+fn a_workspace_that_is_too_small_is_no_problem_of_the_handover() {
+    const CHUNKS: u64 = 20;
+    const BITMAPS: u64 = 255 * CHUNKS;
+    let v = listed(Generation::V1Small);
+    // In what nobody uses, below scratch and above it.
+    let chunk = |n: u64| (HEAP.0 + 100 + n) << 12;
+    let above = (FREE - SCRATCH.0 - SCRATCH.1) * 8;
+    let bitmap = |i: u64| match i.checked_sub(above) {
+        Some(i) => chunk(CHUNKS) + i * 512,
+        None => ((SCRATCH.0 + SCRATCH.1) << 12) + i * 512,
+    };
+    for i in 0..BITMAPS {
+        let (n, entry) = (i / 255, i % 255);
+        v.put(chunk(n) + 16 + entry * 16, i << 24);
+        v.put(chunk(n) + 24 + entry * 16, bitmap(i));
+        let next = if n + 1 < CHUNKS { chunk(n + 1) } else { 0 };
+        v.put(chunk(n), next);
+        v.put(chunk(n) + 8, 255 << 32);
+    }
+    v.put(v.in_root(v.at.map), chunk(0));
+    let lent = v.lent();
+    let machine = Machine {
+        v1_bitmaps: Some(V1Bitmaps::Small),
+        ..Machine::unknown(v.sim.page)
+    };
+    let boot = v.at.boot;
+    let mut told = Vec::new();
+    let mut diagnose = |workspace: &mut [u64]| {
+        Incoming::diagnose(&lent, boot, machine, workspace, |error| told.push(error))
+    };
+    let words = BITMAPS + CHUNKS;
+    let fault = Fault::Workspace { words };
+    let part = Part::Map;
+    assert_eq!(diagnose(&mut [0; 24]), Err(IncomingError { part, fault }));
+    assert_eq!(diagnose(&mut [0; 64]), Ok(()));
+    assert_eq!(told, []);
 }

@@ -331,3 +331,41 @@ fn nodes_split_a_range_and_all_of_it_comes_back() {
         "a folio starts at the border"
     );
 }
+
+/// A part or a window that begins in the middle of a folio, with folios before and behind it.
+#[test]
+fn parts_and_windows_that_cut_folios() {
+    let page = PageSize::Size4K;
+    let mut sim = Sim::new(page);
+    let boot = {
+        let alloc = sim.alloc();
+        let tracker = sim.tracker(&alloc);
+        for i in 0..12 {
+            let at = addr((FREE + i * 8) << 12);
+            tracker.preserve_folio(at, order(3 - i as u32 % 2)).unwrap();
+        }
+        let mut outgoing = Outgoing::new(tracker).unwrap();
+        let finalized = outgoing.finalize(sim.scratch_array(), &mut []);
+        finalized.unwrap().hand_over()
+    };
+    let frozen = sim.memory.freeze();
+    let incoming = check(&frozen, boot, page).unwrap();
+    let all: Vec<_> = incoming.folios().collect();
+    assert_eq!(all.len(), 13);
+    for parts in 1..40 {
+        let count = std::num::NonZeroUsize::new(parts).unwrap();
+        let split: Vec<Vec<_>> = incoming.split(count).map(Iterator::collect).collect();
+        assert_eq!(split.len(), parts);
+        assert_eq!(split.concat(), all, "{parts} parts");
+        let most = all.len().div_ceil(parts) + 1;
+        assert!(split.iter().all(|part| part.len() <= most), "{split:?}");
+    }
+    for first in FREE..FREE + 96 {
+        let window = common::pages(page, first, 9);
+        let found: Vec<_> = incoming.folios_in(window).collect();
+        let touching = all
+            .iter()
+            .filter(|folio| folio.range(page).overlaps(window));
+        assert_eq!(found, touching.copied().collect::<Vec<_>>(), "page {first}");
+    }
+}

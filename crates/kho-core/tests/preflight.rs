@@ -11,9 +11,10 @@ mod common;
 use common::{FREE, Sim, pages};
 use kho_abi::chunk::V1Bitmaps;
 use kho_abi::fdt::Generation;
+use kho_abi::memblock;
 use kho_core::incoming::{Incoming, Machine, Region};
-use kho_core::outgoing::luo::Luo;
-use kho_core::outgoing::{Outgoing, StateTree, metadata, reserve_mem};
+use kho_core::outgoing::luo::{LiveFile, Luo};
+use kho_core::outgoing::{Outgoing, OutgoingError, StateTree, Value, metadata, reserve_mem};
 use kho_core::preflight::{
     Consumer, Outcome, Part, Verdict, Version, preflight, preflight_description,
 };
@@ -127,16 +128,141 @@ fn the_root_decides_first() {
 
 #[test]
 fn large_folios_overflow_in_old_releases() {
-    let huge = |outgoing: &SimOutgoing<'_>| {
-        let at = common::addr(1 << 40);
-        outgoing
-            .tracker()
-            .preserve_folio(at, common::order(19))
-            .unwrap();
+    for (order, old) in [(18, Outcome::Accepts), (19, Outcome::Misreads)] {
+        let huge = |outgoing: &SimOutgoing<'_>| {
+            let (at, order) = (common::addr(1 << 40), common::order(order));
+            outgoing.tracker().preserve_folio(at, order).unwrap();
+        };
+        let found = outcomes(Generation::V1Page, |_| {}, huge);
+        assert_eq!(found[1][0], old);
+        assert_eq!(found[5][0], Outcome::Accepts);
+    }
+}
+
+/// Regions inside the root are known to us alone.
+#[test]
+fn regions_inside_the_root() {
+    for generation in [Generation::Sketch, Generation::SeriesV5] {
+        let page = PageSize::Size4K;
+        let mut sim = Sim::new(page);
+        let range = pages(page, FREE, 2);
+        let mut state = StateTree::new();
+        let mut add = |path: &[&str], compatible| {
+            let (name, parent) = path.split_last().unwrap();
+            state.add_node(parent, name).unwrap();
+            let value = Value::Str(compatible);
+            state.add_property(path, "compatible", value).unwrap();
+        };
+        add(&[memblock::NODE], memblock::COMPATIBLE);
+        let region = [memblock::NODE, "r"];
+        add(&region, memblock::REGION_COMPATIBLE);
+        for (name, number) in [
+            (memblock::START, range.start().as_u64()),
+            (memblock::SIZE, range.size()),
+        ] {
+            let value = Value::U64(number);
+            state.add_property(&region, name, value).unwrap();
+        }
+        let boot = {
+            let alloc = sim.alloc();
+            let tracker = sim.tracker(&alloc);
+            tracker.preserve_pages(range).unwrap();
+            let mut outgoing = Outgoing::new(tracker).unwrap();
+            let array = sim.scratch_array();
+            let frozen = outgoing.finalize_as(generation, array, &mut [], &state);
+            frozen.unwrap().hand_over()
+        };
+        let frozen = sim.memory.freeze();
+        let incoming =
+            Incoming::check(&frozen, boot, Machine::unknown(page), &mut [0; 64]).unwrap();
+        let regions: Vec<_> = incoming.reserve_mem().iter().collect();
+        assert_eq!(regions, [Region { name: "r", range }]);
+        for consumer in Consumer::ALL {
+            let [.., verdict] = preflight(&incoming, consumer);
+            assert_eq!(verdict.found, Version::Text(memblock::COMPATIBLE));
+            let expected = match consumer {
+                Consumer::Ours => Outcome::Accepts,
+                _ => Outcome::GoesWithout,
+            };
+            assert_eq!(verdict.outcome, expected, "{consumer}");
+        }
+    }
+}
+
+/// A file of which nothing is known but which handler has it.
+struct Named(&'static str);
+
+impl<T> LiveFile<T> for Named {
+    fn compatible(&self) -> &str {
+        self.0
+    }
+    fn identity(&self) -> u64 {
+        self.0.as_ptr().addr() as u64
+    }
+    fn preserve(&mut self, _: &T) -> Result<u64, OutgoingError> {
+        Ok(0)
+    }
+    fn unpreserve(&mut self, _: &T) {}
+}
+
+/// Of memory files, the first that a consumer does not read decides.
+#[test]
+fn memory_files_of_other_versions() {
+    let verdicts = |generation, files: &[&'static str]| {
+        let page = PageSize::Size4K;
+        let mut sim = Sim::new(page);
+        let boot = {
+            let alloc = sim.alloc();
+            let mut outgoing = Outgoing::new(sim.tracker(&alloc)).unwrap();
+            let mut luo = Luo::new(&outgoing, 0).unwrap();
+            let tracker = outgoing.tracker();
+            luo.create_session(tracker, "vm").unwrap();
+            for (token, name) in (0..).zip(files) {
+                let file = Box::new(Named(name));
+                luo.preserve_file(tracker, "vm", token, file).unwrap();
+            }
+            let (array, state) = (sim.scratch_array(), StateTree::new());
+            outgoing
+                .finalize_as(generation, array, &mut [&mut luo], &state)
+                .unwrap()
+                .hand_over()
+        };
+        let frozen = sim.memory.freeze();
+        let incoming = Incoming::check(&frozen, boot, Machine::unknown(page), &mut [0; 64]);
+        let incoming = incoming.unwrap();
+        Consumer::ALL.map(|consumer| {
+            let [_, _, verdict, ..] = preflight(&incoming, consumer);
+            assert_eq!(verdict.part, Part::Memfd);
+            let Version::Text(found) = verdict.found else {
+                panic!("{:?}", verdict.found);
+            };
+            (found.to_owned(), verdict.outcome)
+        })
     };
-    let found = outcomes(Generation::V1Page, |_| {}, huge);
-    assert_eq!(found[1][0], Outcome::Misreads);
-    assert_eq!(found[5][0], Outcome::Accepts);
+    use Outcome::{Accepts, GoesWithout, RefusesSessions, Unknown};
+    let one = |outcome| ("memfd-v1".to_owned(), outcome);
+    let three = |outcome| ("memfd-v3".to_owned(), outcome);
+    let files = ["other-v1", "memfd-v1", "memfd-v3"];
+    let expected = [
+        one(GoesWithout),
+        one(GoesWithout),
+        three(GoesWithout),
+        three(Unknown),
+        one(GoesWithout),
+        one(GoesWithout),
+    ];
+    assert_eq!(verdicts(Generation::V3, &files), expected);
+    let expected = [
+        one(GoesWithout),
+        one(GoesWithout),
+        three(GoesWithout),
+        three(GoesWithout),
+        one(RefusesSessions),
+        one(GoesWithout),
+    ];
+    assert_eq!(verdicts(Generation::V4, &files), expected);
+    let found = verdicts(Generation::V3, &files[..2]);
+    assert_eq!(found[3], one(Accepts));
 }
 
 #[test]

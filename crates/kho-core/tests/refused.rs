@@ -107,6 +107,26 @@ fn bits_that_stand_for_no_folio() {
     }
 }
 
+/// The two largest folios, which are all of the address space: a range of that size is none.
+#[test]
+fn folios_that_are_the_address_space() {
+    let (mut sim, boot) = handover(Generation::V4, &[(1 << 51, 39)]);
+    let mut node = map(&sim, boot);
+    for _ in 0..5 {
+        node = sim.memory.word(addr(node)).unwrap();
+    }
+    let word = sim.memory.word(addr(node)).unwrap();
+    write(&sim, node, word | 0b1100);
+    let (part, fault) = (
+        Part::Map,
+        Fault::NotRam {
+            addr: addr(0),
+            size: u64::MAX,
+        },
+    );
+    assert_eq!(check(&mut sim, boot), Err(IncomingError { part, fault }));
+}
+
 /// Of two properties with one name, readers would take either.
 #[test]
 fn properties_of_one_name() {
@@ -246,5 +266,21 @@ fn trees_that_lack_a_level() {
             (error.part, error.fault),
             (Part::Map, Fault::ShortTree { at: addr(short) })
         );
+        // With a leaf that is nowhere, it makes no sense as a tree of four levels either.
+        let mut node = short;
+        for level in (1..4).rev() {
+            let entries = (0..2048).map(|i| node + i * 8);
+            let mut used = entries.filter(|&at| sim.memory.word(addr(at)).unwrap() != 0);
+            let entry = used.next().unwrap();
+            node = sim.memory.word(addr(entry)).unwrap();
+            if level == 1 {
+                write(&sim, entry, node + 8);
+            }
+        }
+        let frozen = sim.memory.freeze();
+        let check = Incoming::check(&frozen, boot, Machine::unknown(page), &mut [0; 64]);
+        let error = check.map(drop).unwrap_err();
+        assert_eq!(error.part, Part::Map);
+        assert!(!matches!(error.fault, Fault::ShortTree { .. }), "{error}");
     }
 }

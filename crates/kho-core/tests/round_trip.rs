@@ -193,10 +193,9 @@ fn vmalloc_areas() {
             assert_eq!(area.chunks().count() as u64, count / capacity + 1);
             for (i, group) in groups.iter().enumerate().step_by(97) {
                 let offset = ((i as u64 * page.bytes()) << o) + 5;
-                assert_eq!(
-                    area.locate(offset).unwrap().start().as_u64(),
-                    group.as_u64() + 5
-                );
+                let found = area.locate(offset).unwrap();
+                assert_eq!(found.start().as_u64(), group.as_u64() + 5);
+                assert_eq!(found.size(), (page.bytes() << o) - 5);
             }
             assert_eq!(area.locate(area.size()), None);
         }
@@ -218,7 +217,9 @@ fn blocks_grow_and_shrink() {
             let tracker = outgoing.tracker();
             let mut set = BlockSet::default();
             assert_eq!(set.head(), addr(0));
+            assert!(set.is_empty());
             set.resize(tracker, 2 * capacity + 1).unwrap();
+            assert!(!set.is_empty());
             let live = alloc.live().len();
             for i in 0..set.len() {
                 set.write(tracker, i, &entry(i)).unwrap();
@@ -229,6 +230,10 @@ fn blocks_grow_and_shrink() {
             );
             let tokens = set.iter(tracker).map(|entry| entry.unwrap().token.get());
             assert!(tokens.eq(1..=set.len() as u64));
+            set.resize(tracker, 2 * capacity - 1).unwrap();
+            set.resize(tracker, 2 * capacity).unwrap();
+            let last = set.iter(tracker).last().unwrap().unwrap();
+            assert_eq!(last.token.get(), 0, "in a block that was kept");
             set.resize(tracker, capacity - 1).unwrap();
             assert_eq!(
                 live - alloc.live().len(),

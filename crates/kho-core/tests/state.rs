@@ -45,7 +45,9 @@ fn nodes_and_properties_come_and_go() {
         tree.remove_property(&["a"], "s"),
         Err(OutgoingError::Unknown)
     );
-    for bad in ["", "a/b", "a name", "a-name-that-is-longer-than-31-bytes"] {
+    tree.add_node(&[], "a-name-that-is-of-just-31-bytes")
+        .unwrap();
+    for bad in ["", "a/b", "a name", "a-name-that-is-32-bytes-in-length"] {
         assert!(
             matches!(tree.add_node(&[], bad), Err(OutgoingError::Name(_))),
             "{bad:?}"

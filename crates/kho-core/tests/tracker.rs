@@ -363,6 +363,7 @@ fn refusals_have_names() {
         askew(1, 4096),
         askew(0, 100),
         askew(1, 4095),
+        askew(0, 4097),
     ] {
         assert_eq!(
             tracker.preserve_pages(bad),
@@ -393,6 +394,42 @@ fn refusals_have_names() {
         tracker.alloc_preserved(0),
         Err(OutgoingError::BadRange { .. })
     ));
+    for bad in [pages(page, FREE, 0), pages(page, FREE, 3)] {
+        let refused = OutgoingError::BadRange { range: bad };
+        assert_eq!(tracker.preserve_run(bad, order(1)), Err(refused));
+    }
+    let refused = OutgoingError::Key(kho_abi::radix::KeyError::Order { order: order(52) });
+    let text = "order 52 is larger than the format allows";
+    assert_eq!(refused.to_string(), text);
+}
+
+/// In one batch, two folios whose places in the tree look alike, or are the same.
+#[test]
+fn batches_of_what_looks_alike() {
+    let sim = Sim::new(PageSize::Size4K);
+    let alloc = sim.alloc();
+    let tracker = Tracker::new(&sim.memory, &alloc, sim.page, &[]).unwrap();
+    let orders = || (0..=51).map(order);
+    for at in [0, 5 << 42, 37 << 28].map(addr) {
+        let is_possible = |o: &Order| at.is_aligned_to(o.bytes(sim.page).unwrap());
+        for (first, second) in orders().flat_map(|a| orders().map(move |b| (a, b))) {
+            if !is_possible(&first) || !is_possible(&second) {
+                continue;
+            }
+            let both = [(at, first), (at, second)];
+            let done = tracker.preserve_folios(both);
+            if first == second {
+                let (addr, order) = both[1];
+                let twice = OutgoingError::AlreadyPreserved { addr, order };
+                assert_eq!(done, Err(twice));
+                continue;
+            }
+            assert_eq!(done, Ok(()), "{first} {second} at {at}");
+            assert!(both.iter().all(|&(at, o)| tracker.is_preserved(at, o)));
+            tracker.unpreserve_folios(both).unwrap();
+            assert!(!both.iter().any(|&(at, o)| tracker.is_preserved(at, o)));
+        }
+    }
 }
 
 /// Folios whose keys are alike in some of their bits, one right after the other.

@@ -469,3 +469,84 @@ fn the_worked_example_of_lists() {
         );
     }
 }
+
+/// A handover in generation `from` of folios of one order, with the state of some users.
+fn handover(from: Generation, users: u32) -> (Sim, BootData) {
+    let sim = Sim::new(PageSize::Size4K);
+    let boot = {
+        let alloc = sim.alloc();
+        let tracker = sim.tracker(&alloc);
+        for i in 0..3 {
+            let at = addr((FREE + i * 16) << 12);
+            tracker.preserve_folio(at, order(3)).unwrap();
+        }
+        let mut outgoing = Outgoing::new(tracker).unwrap();
+        let array = sim.scratch_array();
+        outgoing
+            .finalize_as(from, array, &mut [], &state(users))
+            .unwrap()
+            .hand_over()
+    };
+    (sim, boot)
+}
+
+/// A description that takes more pages than the one before, and a map with a single order.
+#[test]
+fn a_description_that_grows() {
+    let page = PageSize::Size4K;
+    for (from, to, pages_of_fdt) in [
+        (Generation::Sketch, Generation::V4, 1),
+        (Generation::V4, Generation::Sketch, 2),
+        (Generation::V4, Generation::SeriesV5, 2),
+    ] {
+        let (mut sim, boot) = handover(from, 66);
+        let frozen = sim.memory.freeze();
+        let incoming = open(&frozen, boot, page, from);
+        let space = pages(page, (1 << 51) / page.bytes(), 128);
+        let mut memory = SimMemory::new([space]).unwrap();
+        let boot = {
+            let alloc = SimAlloc::new(&memory, page, [space]);
+            translate(&incoming, to, &memory, &alloc).unwrap().boot
+        };
+        assert_eq!(boot.fdt_size, pages_of_fdt * page.bytes());
+        let both = Both(&frozen, memory.freeze());
+        let again = open(&both, boot, page, to);
+        assert_eq!(folios(&again, page).len(), 3);
+        assert_eq!(contents(&both, &again), contents(&frozen, &incoming));
+    }
+}
+
+/// Memory that can be taken away.
+struct Gone<'a>(&'a FrozenSim<'a>, std::cell::Cell<bool>);
+
+impl FrozenMem for Gone<'_> {
+    fn bytes(&self, addr: PhysAddr, len: usize) -> Result<&[u8], MemError> {
+        if self.1.get() {
+            let len = len as u64;
+            return Err(MemError::Absent { addr, len });
+        }
+        self.0.bytes(addr, len)
+    }
+}
+
+/// What is suddenly not there is said as it is.
+#[test]
+fn memory_that_is_gone() {
+    let page = PageSize::Size4K;
+    let (mut sim, boot) = handover(Generation::V4, 0);
+    let frozen = sim.memory.freeze();
+    let gone = Gone(&frozen, std::cell::Cell::new(false));
+    let incoming = open(&gone, boot, page, Generation::V4);
+    let map = incoming.map_addr();
+    let space = pages(page, 1 << 20, 128);
+    let memory = SimMemory::new([space]).unwrap();
+    let alloc = SimAlloc::new(&memory, page, [space]);
+    gone.1.set(true);
+    let failed = translate(&incoming, Generation::V4, &memory, &alloc).map(drop);
+    let absent = MemError::Absent {
+        addr: map,
+        len: page.bytes(),
+    };
+    let absent = OutgoingError::Memory(absent);
+    assert_eq!(failed, Err(TranslateError::Outgoing(absent)));
+}

@@ -27,10 +27,12 @@ pub(crate) struct LooseTree<'a> {
 impl LooseTree<'_> {
     /// Where in the tree's bytes a part of them is.
     pub(crate) fn offset(&self, part: &[u8]) -> usize {
-        part.as_ptr()
-            .addr()
-            .saturating_sub(self.bytes.as_ptr().addr())
+        offset(self.bytes, part)
     }
+}
+
+fn offset(bytes: &[u8], part: &[u8]) -> usize {
+    part.as_ptr().addr().saturating_sub(bytes.as_ptr().addr())
 }
 
 /// The root of the tree at `addr`, which has at most `max` bytes: its structure is checked.
@@ -66,7 +68,7 @@ pub(crate) fn tree<M: FrozenMem>(
     let bytes = mem.bytes(addr, size as usize)?;
     let tokens = Tokens::parse(bytes).map_err(|(offset, what)| malformed(offset, what))?;
     let root =
-        check(tokens).map_err(|left| malformed(bytes.len() - left, "malformed structure"))?;
+        check(tokens).map_err(|left| malformed(offset(bytes, left), "malformed structure"))?;
     Ok(LooseTree { bytes, root })
 }
 
@@ -83,9 +85,9 @@ pub(crate) fn version(blob: &[u8]) -> Option<&str> {
     (!version.is_empty()).then_some(version)
 }
 
-/// Checks that one node is all there is, and returns it; else how many bytes of the structure block
-/// are left where it is not.
-fn check(mut tokens: Tokens<'_>) -> Result<LooseNode<'_>, usize> {
+/// Checks that one node is all there is, and returns it; else what is left of the structure block
+/// where it is not.
+fn check(mut tokens: Tokens<'_>) -> Result<LooseNode<'_>, &[u8]> {
     let mut depth = 0u64;
     let mut root = None;
     loop {
@@ -112,7 +114,7 @@ fn check(mut tokens: Tokens<'_>) -> Result<LooseNode<'_>, usize> {
 impl<'a> LooseNode<'a> {
     /// Bytes from here to the end of the tree's structure.
     pub(crate) fn left(&self) -> usize {
-        self.inside.left()
+        self.inside.left().len()
     }
 
     /// The name, as bytes.

@@ -288,12 +288,67 @@ mod tests {
             Ok(0)
         };
         let check = |words: usize| {
+            let mut calls = 0;
             let mut workspace: Vec<u64> = std::iter::repeat_n(0, words).collect();
-            each_page_once::<Fault>(&mut workspace, PageSize::Size4K, 1 << 16, claims)
+            let list = |claim: &mut dyn FnMut(PhysAddr, Share) -> Result<(), Unfit>| {
+                calls += 1;
+                claims(claim)
+            };
+            let page = PageSize::Size4K;
+            let checked = each_page_once::<Fault>(&mut workspace, page, 1 << 16, list);
+            (calls, checked)
         };
-        let needed = ((1u64 << 24) - 256) / 64 + 1;
-        assert_eq!(check(16), Err(Fault::Workspace { words: needed }));
-        assert_eq!(check(needed as usize), Ok(()));
+        let words = ((1u64 << 24) - 256) / 64 + 1;
+        // After 64 of them, just as many claims as are allowed were listed.
+        assert_eq!(check(16), (65, Err(Fault::Workspace { words })));
+        assert_eq!(check(words as usize), (1, Ok(())));
+    }
+
+    /// Eight passes are always allowed, of 16 claims that take 16 windows.
+    #[test]
+    fn what_a_pass_costs_besides_counts() {
+        let check = |work: u64| {
+            let mut calls = 0;
+            let page = PageSize::Size4K;
+            let checked = each_page_once::<Fault>(&mut [0], page, 16, |claim| {
+                calls += 1;
+                (0..16).try_for_each(|i| claim(PhysAddr::new(i << 18), Share::Whole))?;
+                Ok(work)
+            });
+            (calls, checked)
+        };
+        assert_eq!(check(0), (16, Ok(())));
+        // Before the last of them, 15 are counted.
+        let most = (1 << 22) / 15 - 16;
+        assert_eq!(check(most), (16, Ok(())));
+        let too_small = Err(Fault::Workspace { words: 16 });
+        assert_eq!(check(most + 1), (15, too_small.clone()));
+        assert_eq!(check(1 << 20), (9, too_small));
+    }
+
+    /// There are no two whole folios if there is one in all; of one, there may be any number of
+    /// parts.
+    #[test]
+    fn more_wholes_than_there_can_be_are_found_at_once() {
+        use Share::{Part, Whole};
+        let mut calls = 0;
+        let mut check = |claims: &[(u64, Share)]| {
+            calls = 0;
+            let page = PageSize::Size4K;
+            let checked = each_page_once::<Fault>(&mut [0], page, 1, |claim| {
+                calls += 1;
+                let place = |pfn: u64| PhysAddr::new(pfn << 12);
+                let mut claims = claims.iter();
+                claims.try_for_each(|&(pfn, share)| claim(place(pfn), share))?;
+                Ok(0)
+            });
+            (calls, checked)
+        };
+        let addr = PhysAddr::new(7 << 24);
+        let twice = (1, Err(Fault::Overlap { addr }));
+        assert_eq!(check(&[(7 << 12, Whole), (7 << 12, Whole)]), twice);
+        let parts = [(7 << 12, Part), (7 << 12, Part), (9 << 12, Whole)];
+        assert_eq!(check(&parts), (3, Ok(())));
     }
 
     proptest! {

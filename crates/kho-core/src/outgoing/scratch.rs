@@ -252,6 +252,8 @@ mod tests {
     use std::string::ToString;
     use std::vec::Vec;
 
+    use kho_hal::sim::SimMemory;
+
     use super::*;
 
     fn range(start: u64, size: u64) -> PhysRange {
@@ -270,6 +272,8 @@ mod tests {
         assert_eq!("16M,0x10,010k".parse(), explicit(16 << 20, 16, 8 << 10));
         assert_eq!("0,0,1E".parse(), explicit(0, 0, 1 << 60));
         assert_eq!("1g,1t,1p".parse(), explicit(1 << 30, 1 << 40, 1 << 50));
+        assert_eq!("3g,5T,7p".parse(), explicit(3 << 30, 5 << 40, 7 << 50));
+        assert_eq!("3G,5t,7P".parse(), explicit(3 << 30, 5 << 40, 7 << 50));
         assert_eq!("0x1e,0X1E,1".parse(), explicit(0x1e, 0x1e, 1));
         assert_eq!("0%".parse(), Ok(ScratchSizes::Scale { percent: 0 }));
         assert_eq!(
@@ -324,6 +328,13 @@ mod tests {
         assert_eq!(areas(explicit), [4 << 20, 0, 8 << 20, 8 << 20]);
         let huge = "0xffffffffffffffff,0,0".parse().unwrap();
         assert_eq!(areas(huge), [0xffff_ffff_ffc0_0000, 0, 0, 0]);
+        let most = ScratchSizes::Explicit {
+            low: u64::MAX,
+            global: u64::MAX - (8 << 20),
+            per_node: 0,
+        };
+        let aligned = 0u64.wrapping_sub(4 << 20);
+        assert_eq!(areas(most), [aligned, aligned - (4 << 20), 0, 0]);
         // The low area already covers what the global area was meant for.
         let reserved = Reserved {
             low: 7,
@@ -332,6 +343,27 @@ mod tests {
         };
         let areas: Vec<_> = ScratchSizes::default().areas(reserved, 4096).collect();
         assert_eq!(areas, [4096, 0]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let text = ScratchSyntax.to_string();
+        assert!(text.starts_with("kho_scratch is L,G,N"), "{text}");
+    }
+
+    #[test]
+    fn the_array_has_an_entry_for_each_area() {
+        let memory = SimMemory::new([range(0x1000, 0x1000)]).unwrap();
+        let areas = [
+            range(0x1000, 0x1000),
+            range(0x8000, 0x3000),
+            range(0x4000, 0),
+        ];
+        let at = PhysAddr::new(0x1800);
+        assert_eq!(write_scratch_array(&memory, at, &areas), Ok(48));
+        let word = |i: u64| memory.word(PhysAddr::new(0x1800 + i * 8)).unwrap();
+        let words = [0x1000, 0x1000, 0x8000, 0x3000, 0x4000, 0, 0];
+        assert_eq!([0, 1, 2, 3, 4, 5, 6].map(word), words);
     }
 
     #[test]

@@ -97,6 +97,21 @@ mod tests {
 
     use super::*;
 
+    /// 32 marks for 64 folios, which lie in two places: every second one is known exactly, and
+    /// one between two is half way.
+    #[test]
+    fn folios_between_two_marks() {
+        let mut spread = Spread::NONE;
+        for start in [0, 1 << 40] {
+            let range = PhysRange::new(PhysAddr::new(start), 32 << 12);
+            spread.add(range.unwrap(), 32);
+        }
+        assert_eq!(spread.split(1, 64), 1 << 12);
+        assert_eq!(spread.split(30, 64), 30 << 12);
+        assert_eq!(spread.split(32, 64), 1 << 40);
+        assert_eq!(spread.split(63, 64), (1 << 40) + (31 << 12));
+    }
+
     proptest! {
         /// Parts ascend, and of single folios each has about as many as the others.
         #[test]
