@@ -170,9 +170,12 @@ mod tests {
         fdt
     }
 
+    /// Where [`roots_in`] has its memory.
+    const START: PhysAddr = PhysAddr::new(0x1_0000);
+
     fn roots_in(bytes: &[u8]) -> Result<Vec<(PhysAddr, u64)>, &'static str> {
         let file = File::open("/proc/self/mem").unwrap();
-        let range = PhysRange::new(PhysAddr::new(0), bytes.len() as u64).unwrap();
+        let range = PhysRange::new(START, bytes.len() as u64).unwrap();
         let memory = FileMem::new(file, vec![(range, bytes.as_ptr().addr() as u64)]);
         roots(&memory, PageSize::Size4K)
     }
@@ -190,7 +193,7 @@ mod tests {
             let mut bytes = description();
             bytes.resize(size as usize, 0);
             bytes.splice(4..8, (size as u32).to_be_bytes());
-            let found = found.map(|size| (PhysAddr::new(0), size));
+            let found = found.map(|size| (START, size));
             assert_eq!(roots_in(&bytes).unwrap(), Vec::from_iter(found), "{size}");
         }
     }
