@@ -271,6 +271,8 @@ fn reads_debugfs_blobs() {
     let file = read("linux-7.3-x86_64.elf");
     let expected: Value = serde_json::from_slice(&read("linux-7.3-x86_64.json")).unwrap();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("debugfs");
+    // Of a test that failed.
+    let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(folder.join("in/sub_fdts")).unwrap();
     let bytes = |name: &str, addr: &Value, size: &Value| {
         let at = file_offset(&file, addr.as_u64().unwrap());
