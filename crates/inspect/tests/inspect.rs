@@ -1102,7 +1102,7 @@ fn contents_are_digested_with_their_holes() {
     let at = file_offset(&file, first << 12);
     let mut contents = file[at..at + (80 << 10)].to_vec();
     assert_eq!(memfd["content_sha256"], hex(&contents));
-    contents.resize((5 << 20) + 1234, 0);
+    contents.resize((5 << 18) + 1234, 0);
     let descriptor = second_file(&facts)["data"].as_u64().unwrap();
     patch(&mut file, descriptor + 8, &contents.len().to_le_bytes());
     let file = temporary("long-hole.elf", &file);
