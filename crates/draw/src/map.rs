@@ -182,10 +182,10 @@ impl MemoryMap {
         }
     }
 
-    /// The coarser map of which `fits` is true.
+    /// The coarser map of which `fits` is true; of one cell, if none fits.
     fn coarser(&self, fits: impl Fn(&Self) -> bool) -> Self {
         let mut map = self.clone();
-        while !fits(&map) && map.shift < 63 {
+        while !fits(&map) && map.cells.len() > 1 {
             map.coarsen();
         }
         map
@@ -372,10 +372,8 @@ fn draw_cell(
             .set("height", format!("{height:.1}"))
             .set("fill", kind.hex())
     };
-    let known = counts.iter().sum::<u64>() > 0;
-    let back = if known { Kind::Other } else { Kind::Nothing };
     let full = f64::from(height);
-    let mut group = Group::new().add(rectangle(y.into(), full, back));
+    let mut group = Group::new().add(rectangle(y.into(), full, Kind::Other));
     // Each part shows, however small it is; then the whole is scaled to what is there.
     let parts: Vec<_> = split(counts)
         .into_iter()
@@ -439,7 +437,27 @@ mod tests {
         assert_eq!(line(6), "·s·· L");
         assert_eq!(line(3), "s L");
         assert_eq!(line(1), "L");
+        assert_eq!(line(0), "L", "there is something");
         assert_eq!(MemoryMap::new().line(5), []);
+        // From one end of the address space to the other.
+        map.add(range(1 << 63, TIB), Kind::Medium);
+        assert_eq!(map.line(1), [Kind::Medium]);
+    }
+
+    /// A quarter of the cells for each range, and all of them for many.
+    #[test]
+    fn cells_grow_only_where_they_are_too_many() {
+        let quarter = MANY as u64 / 4 * 4096;
+        let mut map = MemoryMap::new();
+        map.add(range(0, quarter + 4096), Kind::Other);
+        assert_eq!(map.shift, FINEST + 1);
+        let mut map = MemoryMap::new();
+        for i in 0..4 {
+            map.add(range(i * quarter, quarter), Kind::Other);
+        }
+        assert_eq!((map.shift, map.cells.len()), (FINEST, MANY));
+        map.add(range(4 * quarter, 4096), Kind::Other);
+        assert_eq!((map.shift, map.cells.len()), (FINEST + 1, MANY / 2 + 1));
     }
 
     #[test]

@@ -150,6 +150,22 @@ mod tests {
         (svg, start.unwrap_or(0))
     }
 
+    /// The second of three steps of the same length is in the middle.
+    #[test]
+    fn bars_are_to_scale_however_long_it_took() {
+        for took in [Duration::from_nanos(50), Duration::from_secs(3600)] {
+            let mut timeline = Timeline::new();
+            for i in 5..8 {
+                timeline.add("", "", took * i, took);
+            }
+            let svg = document("", [timeline.draw()]);
+            let bars = f64::from(2 * GAP);
+            let third = (f64::from(WIDTH - NOTE) - bars) / 3.0;
+            let bar = format!("width=\"{third:.1}\" x=\"{:.1}\"", bars + third);
+            assert!(svg.contains(&bar), "{bar} in {svg}");
+        }
+    }
+
     #[test]
     fn labels_have_the_room_that_they_need() {
         let what = "a step whose name says exactly what is being done";

@@ -55,26 +55,28 @@ pub fn core(
 
 /// Memory that neither the handover nor scratch uses: gaps between what is known to be memory.
 fn free_memory(memory: &FileMem, incoming: &Incoming<'_, FileMem>) -> Vec<PhysRange> {
-    let page = incoming.page_size().bytes();
-    let mut known: Vec<_> = memory.ranges().chain(incoming.extents()).collect();
-    known.extend(incoming.scratch().areas().filter(|area| !area.is_empty()));
+    let known = memory.ranges().chain(incoming.extents());
+    let known = known.chain(incoming.scratch().areas()).collect();
+    gaps(known, incoming.page_size())
+}
+
+/// The whole pages between ranges, where not many are.
+fn gaps(mut known: Vec<PhysRange>, page: PageSize) -> Vec<PhysRange> {
+    // Of an empty scratch area, nothing is known to be memory.
+    known.retain(|range| !range.is_empty());
     known.sort();
+    let page = page.bytes();
     let (mut free, mut total) = (Vec::new(), 0);
-    let mut end: Option<PhysAddr> = None;
+    let mut end: Option<u64> = None;
     for range in known {
-        if let Some(end) = end
-            && end < range.start()
-            && total < ENOUGH
-        {
-            let first = end.as_u64().next_multiple_of(page);
-            let last = range.start().as_u64() / page * page;
-            let size = last.saturating_sub(first);
-            if size > 0 && size <= MAX_GAP {
-                free.extend(PhysRange::new(PhysAddr::new(first), size));
-                total += size;
-            }
+        let first = end.and_then(|end| end.checked_next_multiple_of(page));
+        let last = range.start().as_u64() / page * page;
+        let size = first.map_or(0, |first| last.saturating_sub(first));
+        if (1..=MAX_GAP).contains(&size) && total < ENOUGH {
+            free.extend(PhysRange::new(PhysAddr::new(last - size), size));
+            total += size;
         }
-        end = Some(end.unwrap_or_default().max(range.end()));
+        end = end.max(Some(range.end().as_u64()));
     }
     free
 }
@@ -92,4 +94,55 @@ fn add_pages<'m>(
         pages.insert(PhysAddr::new(addr), piece);
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test panics when it fails")]
+mod tests {
+    use super::*;
+
+    fn between(known: &[(u64, u64)]) -> Vec<(u64, u64)> {
+        let range = |&(start, size)| PhysRange::new(PhysAddr::new(start), size).unwrap();
+        let gaps = gaps(known.iter().map(range).collect(), PageSize::Size4K);
+        let numbers = |gap: &PhysRange| (gap.start().as_u64(), gap.size());
+        gaps.iter().map(numbers).collect()
+    }
+
+    #[test]
+    fn gaps_are_whole_pages_between_known_memory() {
+        let top = u64::MAX - 0x50;
+        let rows: [(&[_], &[_]); 9] = [
+            (&[], &[]),
+            (&[(0x5000, 0x1000)], &[]),
+            (&[(0x8000, 0x1000), (0x1000, 0x1000)], &[(0x2000, 0x6000)]),
+            (&[(0x1000, 0x1000), (0x2000, 0x1000)], &[]),
+            // The page in which one ends, and that in which the next starts, are not free.
+            (&[(0x1000, 0x801), (0x4fff, 0x1)], &[(0x2000, 0x2000)]),
+            (&[(0x1000, 0x801), (0x1ffe, 0x1)], &[]),
+            // One in another, and one that is empty, change nothing.
+            (
+                &[(0x1000, 0x8000), (0x2000, 0x1000), (0xb000, 0x1000)],
+                &[(0x9000, 0x2000)],
+            ),
+            (
+                &[(0x1000, 0x1000), (0x3000, 0), (0x5000, 0x1000)],
+                &[(0x2000, 0x3000)],
+            ),
+            (&[(top - 0x1000, 0x1000), (top + 1, 0x10)], &[]),
+        ];
+        for (known, expected) in rows {
+            assert_eq!(between(known), expected, "{known:x?}");
+        }
+    }
+
+    #[test]
+    fn large_gaps_may_be_no_memory_and_enough_is_enough() {
+        for (gap, found) in [(MAX_GAP, 1), (MAX_GAP + 0x1000, 0)] {
+            let known = [(0, 0x1000), (0x1000 + gap, 0x1000)];
+            assert_eq!(between(&known).len(), found, "{gap:#x}");
+        }
+        let known: Vec<_> = (0..8).map(|i| (i * (MAX_GAP + 0x1000), 0x1000)).collect();
+        let most = ENOUGH / MAX_GAP;
+        assert_eq!(between(&known).len() as u64, most);
+    }
 }

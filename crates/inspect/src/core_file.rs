@@ -56,3 +56,41 @@ pub fn write(
     }
     Ok(file)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test panics when it fails")]
+mod tests {
+    use elf::ElfBytes;
+    use elf::endian::LittleEndian;
+    use kho::hal::sim::SimMemory;
+
+    use super::*;
+
+    #[test]
+    fn each_piece_of_memory_is_a_segment() {
+        let pieces = [(0x5000, [1u8; 0x10]), (0x20_0008, [2; 0x10])];
+        let pieces = pieces
+            .each_ref()
+            .map(|(addr, bytes)| (PhysAddr::new(*addr), &bytes[..]));
+        let mut memory = SimMemory::from_pieces(&pieces).unwrap();
+        for (arch, machine, page) in [
+            (Arch::X86_64, EM_X86_64, PageSize::Size4K),
+            (Arch::Aarch64, EM_AARCH64, PageSize::Size64K),
+        ] {
+            let file = write(&memory.freeze(), page, arch, PhysAddr::new(0x1234)).unwrap();
+            let elf = ElfBytes::<LittleEndian>::minimal_parse(&file).unwrap();
+            let header = (elf.ehdr.e_type, elf.ehdr.e_machine, elf.ehdr.e_entry);
+            assert_eq!(header, (ET_CORE, machine, 0x1234));
+            let segments: Vec<_> = elf.segments().unwrap().iter().collect();
+            assert_eq!(segments.len(), pieces.len());
+            for (segment, (addr, bytes)) in segments.iter().zip(pieces) {
+                assert_eq!(elf.segment_data(segment).unwrap(), bytes);
+                assert_eq!((segment.p_type, segment.p_flags), (PT_LOAD, 6));
+                let (addr, size) = (addr.as_u64(), bytes.len() as u64);
+                assert_eq!((segment.p_paddr, segment.p_vaddr), (addr, addr));
+                assert_eq!((segment.p_filesz, segment.p_memsz), (size, size));
+                assert_eq!(segment.p_align, page.bytes());
+            }
+        }
+    }
+}

@@ -155,7 +155,7 @@ fn reserve_mem(blob: &[u8]) -> Value {
     for token in Tokens::new(blob).into_iter().flatten() {
         match token {
             Token::BeginNode(node) => name = String::from_utf8_lossy(node).into_owned(),
-            Token::Property(key, value) if !name.is_empty() => {
+            Token::Property(key, value) => {
                 let number = value.try_into().map(u64::from_le_bytes);
                 if let (b"start" | b"size", Ok(number)) = (key, number) {
                     regions[&name][String::from_utf8_lossy(key).as_ref()] = json!(number);

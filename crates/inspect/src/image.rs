@@ -76,17 +76,20 @@ const REUSED: &str = "a running kernel gives the memory of the map that it took 
 pub fn facts(path: &Path, options: &Options) -> Result<(Value, MemoryMap), Failure> {
     let image = open(path, options)?;
     // What the library calls absent memory may be a file that cannot be read.
-    look(&image, options).map_err(|failure| match (image.memory.failure(), failure) {
-        (Some(error), failure) => {
-            Failure::unreadable(format!("{error}: {}", failure.lines().join("; ")))
-        }
-        (None, Failure::Unsound(problems, _))
-            if path == Path::new(live::PATH) && !options.search =>
-        {
+    look(&image, options).map_err(|failure| match image.memory.failure() {
+        Some(error) => Failure::unreadable(format!("{error}: {}", failure.lines().join("; "))),
+        None => hint(failure, path, options.search),
+    })
+}
+
+/// What went wrong with the memory at `path`, and what can be done.
+fn hint(failure: Failure, path: &Path, search: bool) -> Failure {
+    match failure {
+        Failure::Unsound(problems, _) if path == Path::new(live::PATH) && !search => {
             Failure::Unsound(problems, Some(REUSED))
         }
-        (None, failure) => failure,
-    })
+        failure => failure,
+    }
 }
 
 fn look(image: &Image, options: &Options) -> Result<(Value, MemoryMap), Failure> {
@@ -372,24 +375,121 @@ fn from_machine(file: File, options: &Options) -> Result<Image, Failure> {
     let arch = options.arch.or(Arch::OWN);
     let ram = live::ram().map_err(Failure::unreadable)?;
     let pieces = ram.into_iter().map(|range| (range, range.start().as_u64()));
-    let boot = match (options.boot, options.entry) {
-        (None, None) if !options.search => Some(live::boot_data().map_err(Failure::unreadable)?),
-        (boot, _) => boot,
-    };
     Ok(Image {
         memory: FileMem::new(file, pieces.collect()),
         arch: arch.ok_or(Failure::unreadable("no handover is known for this machine"))?,
         entry: options.entry,
-        boot,
+        boot: told(options, live::boot_data).map_err(Failure::unreadable)?,
         page_size: options.page_size.unwrap_or(PageSize::Size4K),
     })
 }
 
+/// The boot data that the command line gives, or else the running kernel, unless it is looked for.
+fn told(
+    options: &Options,
+    kernel: impl FnOnce() -> Result<BootData, String>,
+) -> Result<Option<BootData>, String> {
+    match (options.boot, options.entry) {
+        (None, None) if !options.search => kernel().map(Some),
+        (boot, _) => Ok(boot),
+    }
+}
+
 #[cfg(test)]
+#[allow(clippy::panic, reason = "a test panics when it fails")]
 mod tests {
     use kho::core::incoming::Part;
 
     use super::*;
+
+    #[test]
+    fn the_running_kernel_is_asked_if_nothing_else_says_where() {
+        let boot = BootData {
+            fdt_addr: PhysAddr::new(0x1000),
+            fdt_size: 1,
+            scratch_addr: PhysAddr::new(0x2000),
+            scratch_size: 2,
+        };
+        let none = Options::default;
+        let entry = Some(PhysAddr::new(1));
+        for (options, asked) in [
+            (none(), true),
+            (
+                Options {
+                    search: true,
+                    ..none()
+                },
+                false,
+            ),
+            (Options { entry, ..none() }, false),
+            (
+                Options {
+                    boot: Some(boot),
+                    ..none()
+                },
+                false,
+            ),
+            (
+                Options {
+                    boot: Some(boot),
+                    search: true,
+                    ..none()
+                },
+                false,
+            ),
+        ] {
+            let refused = told(&options, || Err("asked".into()));
+            assert_eq!(
+                refused,
+                if asked {
+                    Err("asked".into())
+                } else {
+                    Ok(options.boot)
+                }
+            );
+            let found = told(&options, || Ok(boot));
+            assert_eq!(found, Ok(if asked { Some(boot) } else { options.boot }));
+        }
+    }
+
+    #[test]
+    fn a_hint_is_for_what_the_running_kernel_took_over() {
+        let hinted = |path: &str, search| {
+            let (part, fault) = (Part::Map, Fault::Workspace { words: 1 });
+            let failure = Failure::from(IncomingError { part, fault });
+            match hint(failure, Path::new(path), search) {
+                Failure::Unsound(problems, hint) if problems.len() == 1 => hint,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(hinted("/dev/mem", false), Some(REUSED));
+        assert_eq!(hinted("/dev/mem", true), None);
+        assert_eq!(hinted("image", false), None);
+        let refused = hint(Failure::Refused("no".into()), Path::new("/dev/mem"), false);
+        assert_eq!(refused.lines(), ["no"]);
+    }
+
+    /// It gets what it asks for up to the limit, and is not asked again if that is not more.
+    #[test]
+    fn a_workspace_grows_as_long_as_that_helps() {
+        let first = 1 << 12;
+        for (words, lens) in [
+            (first, vec![first]),
+            (first + 1, vec![first, first + 1]),
+            (2 * first, vec![first, 2 * first]),
+            (2 * first + 1, vec![first]),
+        ] {
+            let (mut seen, mut workspace) = (Vec::new(), Vec::new());
+            let asked = with_workspace(&mut workspace, 2 * first, |workspace| {
+                seen.push(workspace.len() as u64);
+                assert!(seen.len() < 3, "{seen:?}");
+                let (part, fault) = (Part::Map, Fault::Workspace { words });
+                Err::<(), _>(IncomingError { part, fault })
+            });
+            assert!(asked.is_err());
+            assert_eq!(seen, lens, "{words}");
+        }
+    }
 
     /// What asks for more and more gets no more than there is memory in the image.
     #[test]

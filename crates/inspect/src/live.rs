@@ -116,6 +116,15 @@ mod tests {
         assert!(parse_iomem("00000000-00000000 : System RAM\n").is_empty());
     }
 
+    /// Whether this may see addresses or not.
+    #[test]
+    fn this_machine_has_ram_or_does_not_show_it() {
+        match ram() {
+            Ok(ram) => assert!(!ram.is_empty() && ram.iter().all(|range| !range.is_empty())),
+            Err(why) => assert!(why.starts_with("/proc/iomem"), "{why}"),
+        }
+    }
+
     #[test]
     fn boot_data_of_both_architectures() {
         let x86 = folder("setup-data");

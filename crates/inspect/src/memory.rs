@@ -289,6 +289,27 @@ mod tests {
         assert!(memory.failure().is_none());
     }
 
+    /// Of blocks; of what lies in two blocks, just that.
+    #[test]
+    fn what_is_read_is_a_block() {
+        let memory = FileMem::new(file("blocks"), vec![(range(0x2_8000, 0x1_c000), 0)]);
+        for (addr, len, read) in [
+            (0x3_0000, 1, vec![(0x3_0000, BLOCK)]),
+            (0x3_1234, 0x100, vec![]),
+            (0x3_ffff, 1, vec![]),
+            (0x3_ffff, 2, vec![(0x3_ffff, 2)]),
+            (0x2_8000, 0x8000, vec![(0x2_8000, 0x8000)]),
+            (0x2_c000, 1, vec![]),
+            (0x4_3fff, 1, vec![(0x4_0000, 0x4000)]),
+        ] {
+            let before = memory.read.len();
+            assert!(memory.bytes(PhysAddr::new(addr), len).is_ok());
+            assert_eq!(memory.read.len() - before, read.len(), "{addr:#x}");
+            let all = read.iter().all(|place| memory.read.get(place).is_some());
+            assert!(all, "{addr:#x}");
+        }
+    }
+
     #[test]
     fn a_file_that_ends_early_is_an_error_and_not_forgotten() {
         let memory = FileMem::new(file("early"), vec![(range(0, 0x40_0000), 0)]);

@@ -185,3 +185,58 @@ fn number(text: &str) -> Result<u64, std::num::ParseIntError> {
         None => text.parse(),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::panic, reason = "a test panics when it fails")]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Option<Options> {
+        let parser = lexopt::Parser::from_args(line.split(' '));
+        match parse(parser).ok()? {
+            Asked::Handover(options) => Some(*options),
+            Asked::Text(_) => panic!("{line} asks for text"),
+        }
+    }
+
+    #[test]
+    fn words_have_their_meaning() {
+        let arch = |word| parsed(&format!("--arch {word} image")).and_then(|o| o.arch);
+        assert_eq!(arch("x86_64"), Some(Arch::X86_64));
+        assert_eq!(arch("aarch64"), Some(Arch::Aarch64));
+        assert_eq!(arch("arm64"), Some(Arch::Aarch64));
+        assert_eq!(arch("arm"), None);
+        let bitmaps =
+            |word| parsed(&format!("--v1-bitmaps {word} image")).and_then(|o| o.v1_bitmaps);
+        assert_eq!(bitmaps("small"), Some(V1Bitmaps::Small));
+        assert_eq!(bitmaps("page"), Some(V1Bitmaps::Page));
+        assert_eq!(bitmaps("large"), None);
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_refused() {
+        for (line, accepted) in [
+            ("image", true),
+            ("image other", false),
+            ("--diff image", false),
+            ("--diff image other", true),
+            ("--diff image other more", false),
+            ("--search image", true),
+            ("--search --entry 1 image", false),
+            ("--search --kho-data 1,2,3,4 image", false),
+            ("--entry 1 --kho-data 1,2,3,4 image", true),
+            ("--extract -o file image", true),
+            ("--convert v3 -o file image", true),
+            ("-o file image", false),
+            ("--extract image", false),
+            ("--convert v3 image", false),
+            ("--extract --convert v3 -o file image", false),
+            ("--svg file image", true),
+            ("--svg file --diff image other", false),
+            ("--extract -o file --diff image other", false),
+            ("--convert v3 -o file --diff image other", false),
+        ] {
+            assert_eq!(parsed(line).is_some(), accepted, "{line}");
+        }
+    }
+}

@@ -1,14 +1,14 @@
 //! A progress bar, for what takes longer than a second.
 
 use std::cell::{Cell, OnceCell};
-use std::fmt;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// One thing that may take a while. Shows on a terminal only, and disappears when it is over.
+/// One thing that may take a while. Shows on a terminal only, and disappears when it is dropped, as a
+/// `ProgressBar` does by itself.
 pub struct Progress {
     what: &'static str,
     total: Option<u64>,
@@ -54,19 +54,5 @@ impl Progress {
         // What was done before it showed says nothing about how fast it goes from here.
         bar.with_position(self.done.get())
             .with_elapsed(self.start.elapsed())
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        if let Some(bar) = self.bar.get() {
-            bar.finish_and_clear();
-        }
-    }
-}
-
-impl fmt::Debug for Progress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.what)
     }
 }

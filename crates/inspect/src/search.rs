@@ -129,49 +129,79 @@ mod tests {
         assert_eq!(roots(&memory, page).unwrap(), [(boot.fdt_addr, 4096)]);
     }
 
+    /// A root description with a map, and nothing else.
+    fn description() -> Vec<u8> {
+        let mut fdt = Vec::new();
+        let words = [
+            0xd00d_feed_u32,
+            0,
+            56,
+            136,
+            40,
+            17,
+            16,
+            0,
+            32,
+            80,
+            0,
+            0,
+            0,
+            0,
+        ];
+        fdt.extend(words.map(u32::to_be_bytes).as_flattened());
+        for word in [1, 0, 3, 7, 0] {
+            fdt.extend(u32::to_be_bytes(word));
+        }
+        fdt.extend(b"kho-v4\0\0");
+        for word in [3, 8, 11] {
+            fdt.extend(u32::to_be_bytes(word));
+        }
+        fdt.extend([1; 8]);
+        for word in [2, 9] {
+            fdt.extend(u32::to_be_bytes(word));
+        }
+        let structure = (fdt.len() - 56) as u32;
+        fdt.extend(b"compatible\0preserved-memory-map\0");
+        let total = fdt.len() as u32;
+        for (field, number) in [(4, total), (12, 56 + structure), (36, structure)] {
+            fdt.splice(field..field + 4, number.to_be_bytes());
+        }
+        fdt.splice(32..36, 32u32.to_be_bytes());
+        fdt
+    }
+
+    /// Where [`roots_in`] has its memory.
+    const START: PhysAddr = PhysAddr::new(0x1_0000);
+
+    fn roots_in(bytes: &[u8]) -> Result<Vec<(PhysAddr, u64)>, &'static str> {
+        let file = File::open("/proc/self/mem").unwrap();
+        let range = PhysRange::new(START, bytes.len() as u64).unwrap();
+        let memory = FileMem::new(file, vec![(range, bytes.as_ptr().addr() as u64)]);
+        roots(&memory, PageSize::Size4K)
+    }
+
+    /// Also in a page that the memory has only the start of.
+    #[test]
+    fn descriptions_up_to_the_largest_are_found() {
+        let least = description().len() as u64;
+        for (size, found) in [
+            (least, Some(least)),
+            (4096, Some(4096)),
+            (MAX_FDT, Some(MAX_FDT)),
+            (MAX_FDT + 4, None),
+        ] {
+            let mut bytes = description();
+            bytes.resize(size as usize, 0);
+            bytes.splice(4..8, (size as u32).to_be_bytes());
+            let found = found.map(|size| (START, size));
+            assert_eq!(roots_in(&bytes).unwrap(), Vec::from_iter(found), "{size}");
+        }
+    }
+
     /// Pages that all start like a description of the largest size, and pages that all are one.
     #[test]
     fn what_is_looked_at_is_not_much_more_than_the_memory() {
-        let page = PageSize::Size4K;
-        let whole = {
-            let mut fdt = Vec::new();
-            let words = [
-                0xd00d_feed_u32,
-                0,
-                56,
-                136,
-                40,
-                17,
-                16,
-                0,
-                32,
-                80,
-                0,
-                0,
-                0,
-                0,
-            ];
-            fdt.extend(words.map(u32::to_be_bytes).as_flattened());
-            for word in [1, 0, 3, 7, 0] {
-                fdt.extend(u32::to_be_bytes(word));
-            }
-            fdt.extend(b"kho-v4\0\0");
-            for word in [3, 8, 11] {
-                fdt.extend(u32::to_be_bytes(word));
-            }
-            fdt.extend([1; 8]);
-            for word in [2, 9] {
-                fdt.extend(u32::to_be_bytes(word));
-            }
-            let structure = (fdt.len() - 56) as u32;
-            fdt.extend(b"compatible\0preserved-memory-map\0");
-            let total = fdt.len() as u32;
-            for (field, number) in [(4, total), (12, 56 + structure), (36, structure)] {
-                fdt.splice(field..field + 4, number.to_be_bytes());
-            }
-            fdt.splice(32..36, 32u32.to_be_bytes());
-            fdt
-        };
+        let whole = description();
         let looks_like = [MAGIC, (1u32 << 20).to_be_bytes()].concat();
         for (start, pages, found) in [
             (whole.clone(), MOST, Ok(MOST)),
@@ -185,10 +215,7 @@ mod tests {
                     .zip(&start)
                     .for_each(|(to, from)| *to = *from);
             }
-            let file = File::open("/proc/self/mem").unwrap();
-            let range = PhysRange::new(PhysAddr::new(0), bytes.len() as u64).unwrap();
-            let memory = FileMem::new(file, vec![(range, bytes.as_ptr().addr() as u64)]);
-            let roots = roots(&memory, page);
+            let roots = roots_in(&bytes);
             assert_eq!(
                 roots.map(|roots| roots.len()).map_err(|_| ()),
                 found,

@@ -372,6 +372,24 @@ mod tests {
     }
 
     #[test]
+    fn both_sides_of_debugfs_have_their_title() {
+        let sides = json!({ "in": { "compatible": "a" }, "out": { "compatible": "b" } });
+        let text = page(&json!({ "debugfs": sides }), None, false);
+        let (took, hands) = (
+            "what this kernel took over",
+            "what it is about to hand over",
+        );
+        assert!(
+            text.starts_with(&format!("in: {took}\nhandover    a\n")),
+            "{text}"
+        );
+        assert!(
+            text.contains(&format!("\nout: {hands}\nhandover    b\n")),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn what_is_not_known_is_said_to_be_unknown() {
         let text = page(&json!({ "luo": "not read", "scratch": [] }), None, false);
         let expected = "handover    ?\n\

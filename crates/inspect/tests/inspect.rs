@@ -8,15 +8,21 @@
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 
 use elf::ElfBytes;
 use elf::endian::LittleEndian;
+use kho::abi::fdt::Generation;
+use kho::core::BootData;
+use kho::core::incoming::{Incoming, Machine};
 use kho::core::outgoing::{Outgoing, Tracker};
+use kho::core::translate::translate;
 use kho::hal::sim::{SimAlloc, SimMemory};
 use kho::hal::{FrozenMem, Order, PageSize, PhysAddr, PhysRange};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 const FIXTURES: [&str; 2] = ["linux-7.3-x86_64", "linux-7.3-arm64"];
 
@@ -54,9 +60,20 @@ fn patch(file: &mut [u8], addr: u64, bytes: &[u8]) {
     file[at..at + bytes.len()].copy_from_slice(bytes);
 }
 
+/// What the program does, without starting it.
 fn run(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
-    let program = env!("CARGO_BIN_EXE_kho-inspect");
-    Command::new(program).args(args).output().unwrap()
+    console::set_colors_enabled(false);
+    let args: Vec<_> = args
+        .into_iter()
+        .map(|arg| arg.as_ref().to_owned())
+        .collect();
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let status = kho_inspect::run(args, &mut stdout, &mut stderr);
+    Output {
+        status: ExitStatus::from_raw(i32::from(status) << 8),
+        stdout,
+        stderr,
+    }
 }
 
 fn inspect(args: &[&str], file: &Path) -> Output {
@@ -254,6 +271,8 @@ fn reads_debugfs_blobs() {
     let file = read("linux-7.3-x86_64.elf");
     let expected: Value = serde_json::from_slice(&read("linux-7.3-x86_64.json")).unwrap();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("debugfs");
+    // Of a test that failed.
+    let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(folder.join("in/sub_fdts")).unwrap();
     let bytes = |name: &str, addr: &Value, size: &Value| {
         let at = file_offset(&file, addr.as_u64().unwrap());
@@ -938,26 +957,114 @@ fn searches_for_the_handover() {
     assert_eq!(inspect(&both, &original).status.code(), Some(2));
 }
 
-/// Of two descriptions that lead to the same map, one was left behind: which, nobody can say.
-#[test]
-fn a_search_that_finds_two_handovers_names_both() {
+const SIZE: u64 = 2 << 20;
+
+fn range(start: u64, size: u64) -> PhysRange {
+    PhysRange::new(PhysAddr::new(start), size).unwrap()
+}
+
+/// The page that [`small_machine`] preserves.
+const PRESERVED: u64 = 0x7_0000;
+
+/// The memory of a machine of 2 MiB from 0 on, which is scratch in its upper half.
+fn small_machine() -> (Vec<u8>, BootData) {
     let page = PageSize::Size4K;
-    let range = |start, size| PhysRange::new(PhysAddr::new(start), size).unwrap();
-    let mut memory = SimMemory::new([range(0, 1 << 20)]).unwrap();
-    let (copy, scratch) = (PhysAddr::new(0x7_0000), [range(0x8_0000, 0x8_0000)]);
+    let mut memory = SimMemory::new([range(0, SIZE)]).unwrap();
+    let scratch = [range(SIZE / 2, SIZE / 2)];
     let boot = {
         let alloc = SimAlloc::new(&memory, page, [range(0x1000, 0x6_0000)]);
         let tracker = Tracker::new(&memory, &alloc, page, &scratch).unwrap();
         let mut outgoing = Outgoing::new(tracker).unwrap();
+        let folio = PhysAddr::new(PRESERVED);
         outgoing
             .tracker()
-            .preserve_folio(copy, Order::ZERO)
+            .preserve_folio(folio, Order::ZERO)
             .unwrap();
-        let array = PhysAddr::new(0x8_0000);
+        let array = PhysAddr::new(SIZE / 2);
         outgoing.finalize(array, &mut []).unwrap().hand_over()
     };
     let frozen = memory.freeze();
-    let mut ram = frozen.bytes(PhysAddr::new(0), 1 << 20).unwrap().to_vec();
+    let ram = frozen.bytes(PhysAddr::new(0), SIZE as usize).unwrap();
+    (ram.to_vec(), boot)
+}
+
+/// Four numbers for `--kho-data`.
+fn numbers(boot: &BootData) -> String {
+    let (fdt, scratch) = (boot.fdt_addr, boot.scratch_addr);
+    format!("{fdt},{},{scratch},{}", boot.fdt_size, boot.scratch_size)
+}
+
+/// `kho-v1` does not say how large its bitmaps are.
+#[test]
+fn bitmaps_of_v1_are_as_told() {
+    let page = PageSize::Size4K;
+    let (ram, boot) = small_machine();
+    let old = SimMemory::from_pieces(&[(PhysAddr::new(0), &ram)]);
+    let (mut old, mut workspace) = (old.unwrap(), vec![0; 1 << 12]);
+    let old = old.freeze();
+    let machine = Machine::unknown(page);
+    let incoming = Incoming::check(&old, boot, machine, &mut workspace).unwrap();
+    let mut new = SimMemory::new([range(SIZE, SIZE)]).unwrap();
+    let alloc = SimAlloc::new(&new, page, [range(SIZE, SIZE)]);
+    let boot = translate(&incoming, Generation::V1Page, &new, &alloc)
+        .unwrap()
+        .boot;
+    drop(alloc);
+    let new = new.freeze();
+    let added = new.bytes(PhysAddr::new(SIZE), SIZE as usize).unwrap();
+    let file = temporary("v1.ram", &[&ram, added].concat());
+    let data = numbers(&boot);
+    let common = ["--arch", "x86_64", "--kho-data", &data];
+    for (told, status, said) in [
+        (&[][..], 1, "[Ambiguous]"),
+        (&["--v1-bitmaps", "page"], 0, "handover    kho-v1 (v1-page)"),
+    ] {
+        let output = inspect(&[&common[..], told].concat(), &file);
+        assert_eq!(output.status.code(), Some(status), "{told:?}");
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.contains(said), "{text}");
+    }
+    std::fs::remove_file(file).unwrap();
+}
+
+/// A map that says of every other page in scratch that it is preserved.
+#[test]
+fn a_hundred_problems_are_enough() {
+    let (ram, boot) = small_machine();
+    let data = numbers(&boot);
+    let args = ["--json", "--arch", "x86_64", "--kho-data", &data];
+    let look = |name: &str, ram: &[u8]| {
+        let file = temporary(name, ram);
+        let output = inspect(&args, &file);
+        std::fs::remove_file(file).unwrap();
+        let facts: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (facts, String::from_utf8(output.stderr).unwrap())
+    };
+    let (facts, _) = look("no-problem.ram", &ram);
+    let nodes = facts["radix"]["node_pages"].as_array().unwrap().iter();
+    let mut nodes = nodes.map(|node| node.as_u64().unwrap() as usize);
+    let byte = |addr: u64| addr as usize >> 12 >> 3;
+    let leaf = nodes.find(|leaf| ram[leaf + byte(PRESERVED)] == 1).unwrap();
+    for count in [99, 100, 101, 128] {
+        let mut ram = ram.clone();
+        for i in 0..count {
+            let addr = SIZE / 2 + (i << 13);
+            ram[leaf + byte(addr)] |= 1 << (addr >> 12 & 7);
+        }
+        let (facts, error) = look("problems.ram", &ram);
+        let problems = facts["problems"].as_array().unwrap();
+        assert_eq!(problems.len() as u64, count.min(100));
+        let more = error.ends_with("and there are more problems\n");
+        assert_eq!(more, count >= 100, "{error}");
+    }
+}
+
+/// Of two descriptions that lead to the same map, one was left behind: which, nobody can say.
+#[test]
+fn a_search_that_finds_two_handovers_names_both() {
+    let (mut ram, boot) = small_machine();
+    let copy = PhysAddr::new(PRESERVED);
     let search = |ram: &[u8]| {
         let ram = temporary("twice.ram", ram);
         let output = inspect(&["--arch", "x86_64", "--search"], &ram);
@@ -972,6 +1079,56 @@ fn a_search_that_finds_two_handovers_names_both() {
     assert_eq!(output.status.code(), Some(2), "{error}");
     for addr in [boot.fdt_addr, copy] {
         assert!(error.contains(&addr.to_string()), "{error}");
+    }
+}
+
+/// The second file of the first session, with what it says of its contents.
+fn second_file(facts: &Value) -> &Value {
+    &facts["luo"]["sessions"][0]["files"][1]
+}
+
+/// Contents that are followed by a hole, which is longer than what is read at once.
+#[test]
+fn contents_are_digested_with_their_holes() {
+    let mut file = read("linux-7.3-x86_64.elf");
+    let facts = json(&path("linux-7.3-x86_64.elf"));
+    let memfd = &second_file(&facts)["memfd"];
+    let hex = |bytes: &[u8]| -> String {
+        let digest = Sha256::digest(bytes);
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    };
+    // Its pages follow one another.
+    let first = memfd["folios_head"][0][0].as_u64().unwrap();
+    let at = file_offset(&file, first << 12);
+    let mut contents = file[at..at + (80 << 10)].to_vec();
+    assert_eq!(memfd["content_sha256"], hex(&contents));
+    contents.resize((5 << 18) + 1234, 0);
+    let descriptor = second_file(&facts)["data"].as_u64().unwrap();
+    patch(&mut file, descriptor + 8, &contents.len().to_le_bytes());
+    let file = temporary("long-hole.elf", &file);
+    let facts = json(&file);
+    let memfd = &second_file(&facts)["memfd"];
+    assert_eq!(memfd["content_sha256"], hex(&contents));
+    std::fs::remove_file(file).unwrap();
+}
+
+/// The last size of which contents are extracted, and the first of which they are not.
+#[test]
+fn contents_up_to_a_size_are_extracted() {
+    let mut file = read("linux-7.3-x86_64.elf");
+    let facts = json(&path("linux-7.3-x86_64.elf"));
+    let descriptor = second_file(&facts)["data"].as_u64().unwrap();
+    for (size, extracted) in [(128 << 10, true), ((128 << 10) + 1, false)] {
+        patch(&mut file, descriptor + 8, &u64::to_le_bytes(size));
+        let from = temporary("extract-from.elf", &file);
+        let to = from.with_file_name("extract-to.elf");
+        let args = ["--extract", "-o", to.to_str().unwrap()];
+        assert!(inspect(&args, &from).status.success());
+        let facts = json(&to);
+        let memfd = &second_file(&facts)["memfd"];
+        assert_eq!(memfd["content_in_image"], extracted, "{size}");
+        std::fs::remove_file(from).unwrap();
+        std::fs::remove_file(to).unwrap();
     }
 }
 
