@@ -233,6 +233,12 @@ fn parts_are_clamped_to_what_registers_can_say() {
     assert_eq!(versions.peek(dword(0x100)), 0x0002_0018);
 }
 
+#[test]
+fn a_multifunction_device_stays_one() {
+    let once = || SimFunction::endpoint(1, 2).multifunction();
+    assert_eq!(table(&once().multifunction()), table(&once()));
+}
+
 /// PCI Express Base, 7.5.3.3: endpoints of each kind have function-level reset, others have not.
 #[test]
 fn endpoints_alone_have_function_level_reset() {
