@@ -287,6 +287,27 @@ fn a_reset_goes_down_through_all_bridges() {
     assert_eq!(bus.read_u16(port, 0).unwrap(), 0xffff);
 }
 
+#[test]
+fn a_reset_goes_as_deep_as_there_are_buses() {
+    let bus = SimBus::new();
+    bus.add(at(0, 0), SimFunction::bridge(1, 2, 1, 255));
+    for n in 1..255 {
+        bus.add_behind(
+            at(n - 1, 0),
+            at(n, 0),
+            SimFunction::bridge(1, 2, n + 1, 255),
+        );
+    }
+    let leaf = at(255, 0);
+    bus.add_behind(at(254, 0), leaf, SimFunction::endpoint(3, 4));
+    bus.write_u8(leaf, 0x3c, 7).unwrap();
+    assert_eq!(bus.read_u8(leaf, 0x3c), Ok(7));
+    bus.write_u16(at(0, 0), 0x3e, 0x40).unwrap();
+    bus.write_u16(at(0, 0), 0x3e, 0).unwrap();
+    // Bridges that were reset forward what they did at first.
+    assert_eq!(bus.read_u16(leaf, 0x3c), Ok(0x01ff));
+}
+
 /// PCI Express Base, 6.13: without ARI Forwarding a port takes device numbers other than 0 for
 /// absent.
 #[test]
