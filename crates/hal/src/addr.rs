@@ -329,6 +329,9 @@ mod tests {
             Pfn::new(u64::MAX >> 12).addr(PageSize::Size4K),
             Some(PhysAddr::new(!0xfff))
         );
+        assert_eq!(Pfn::new(1 << 52).addr(PageSize::Size4K), None);
+        assert_eq!(Pfn::new(5).checked_add(2), Some(Pfn::new(7)));
+        assert_eq!(Pfn::new(u64::MAX).checked_add(1), None);
     }
 
     #[test]
@@ -341,7 +344,8 @@ mod tests {
             assert_eq!(Order::for_bytes(page.bytes(), page), Some(Order::ZERO));
             assert_eq!(Order::for_bytes(page.bytes() + 1, page), Order::new(1));
             assert_eq!(Order::for_bytes(0, page), None);
-            assert_eq!(Order::for_bytes(u64::MAX, page), None);
+            assert_eq!(Order::for_bytes(1 << 63, page), Some(page.max_order()));
+            assert_eq!(Order::for_bytes((1 << 63) + 1, page), None);
             assert_eq!(PageSize::from_bytes(page.bytes()), Some(page));
         }
         assert_eq!(Order::new(64), None);

@@ -261,6 +261,11 @@ mod tests {
             .map(|at| (at, Some(next(at) << 20 | 0xb)));
         let (found, end) = extended(&dwords.collect::<Vec<_>>());
         assert_eq!((found.len(), end), (960, End::Loop { offset: 0x100 }));
+        // Round and round behind the first place.
+        let dwords = [(0x100, 0x204), (0x204, 0x200), (0x200, 0x204)];
+        let dwords = dwords.map(|(at, next)| (at, Some(next << 20 | 0xb)));
+        let (found, end) = extended(&dwords);
+        assert_eq!((found.len(), end), (3, End::Loop { offset: 0x204 }));
     }
 
     #[test]

@@ -220,6 +220,10 @@ fn parts_are_clamped_to_what_registers_can_say() {
     same(new().with_msix(0, 8), new().with_msix(1, 0));
     same(new().with_msix(u16::MAX, 15), new().with_msix(2048, 7));
     same(new().with_express(0x14), new().with_express(4));
+    same(
+        new().with_resizable_bar(0x20, false, 1),
+        new().with_resizable_bar(5, false, 1),
+    );
     let wide = new().with_bar64(0, 36);
     assert_eq!(written(&wide, dword(0x10), 0x0c, u32::MAX), 0x0000_000c);
     assert_eq!(written(&wide, dword(0x14), 0, u32::MAX), 0xffff_fff0);
@@ -227,6 +231,12 @@ fn parts_are_clamped_to_what_registers_can_say() {
     let mut versions = new();
     assert_eq!(versions.extended(0x18, 0x12, 8), 0x100);
     assert_eq!(versions.peek(dword(0x100)), 0x0002_0018);
+}
+
+#[test]
+fn a_multifunction_device_stays_one() {
+    let once = || SimFunction::endpoint(1, 2).multifunction();
+    assert_eq!(table(&once().multifunction()), table(&once()));
 }
 
 /// PCI Express Base, 7.5.3.3: endpoints of each kind have function-level reset, others have not.

@@ -193,6 +193,22 @@ mod tests {
     }
 
     #[test]
+    fn the_lowest_comes_first_and_neighbours_are_one_whatever_came_back_when() {
+        let memory = SimMemory::new([range(0x4000, 0x4000)]).unwrap();
+        let alloc = SimAlloc::new(&memory, PAGE, memory.ranges());
+        let one = || alloc.alloc(Order::ZERO).unwrap();
+        let pages = [one(), one(), one(), one()];
+        alloc.free(pages[0], Order::ZERO);
+        alloc.free(pages[2], Order::ZERO);
+        assert_eq!([one(), one()], [pages[0], pages[2]]);
+        for i in [2, 0, 3, 1] {
+            alloc.free(pages[i], Order::ZERO);
+        }
+        let four = Order::new(2).unwrap();
+        assert_eq!(alloc.alloc(four), Ok(pages[0]));
+    }
+
+    #[test]
     fn fails_when_told_and_when_full() {
         let memory = SimMemory::new([range(0x1000, 0x3000)]).unwrap();
         let alloc = SimAlloc::new(&memory, PAGE, memory.ranges());

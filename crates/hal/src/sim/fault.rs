@@ -70,3 +70,25 @@ impl<C: PciConfigAccess> PciConfigAccess for Faulty<C> {
         self.config(function, at)?.write(function, at, value)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::PhysRange;
+    use crate::sim::SimMemory;
+
+    #[test]
+    fn a_failure_says_what_was_asked_for() {
+        let addr = PhysAddr::new(0x1000);
+        let range = PhysRange::new(addr, 0x1000).unwrap();
+        let mut memory = SimMemory::new([range]).unwrap();
+        let faulty = Faulty::new(&memory);
+        faulty.fail_at(Some(0));
+        let absent = MemError::Absent { addr, len: 24 };
+        assert_eq!(faulty.words(addr, 3).unwrap_err(), absent);
+        let faulty = Faulty::new(memory.freeze());
+        faulty.fail_at(Some(0));
+        let absent = MemError::Absent { addr, len: 3 };
+        assert_eq!(faulty.bytes(addr, 3).unwrap_err(), absent);
+    }
+}

@@ -174,7 +174,8 @@ impl State {
         false
     }
 
-    fn reset_below(&mut self, bridge: Sbdf, depth: u8) {
+    /// Ends: a bridge that was reached is below a root bus, so it is not below itself.
+    fn reset_below(&mut self, bridge: Sbdf) {
         let below = |(at, slot): (&Sbdf, &Slot)| (slot.behind == Some(bridge)).then_some(*at);
         let below: Vec<Sbdf> = self.functions.iter().filter_map(below).collect();
         for at in below {
@@ -182,9 +183,7 @@ impl State {
                 slot.function.reset(ResetKind::Cold);
             }
             self.place_virtual_functions(at);
-            if depth < 32 {
-                self.reset_below(at, depth + 1);
-            }
+            self.reset_below(at);
         }
     }
 
@@ -279,7 +278,7 @@ impl PciConfigAccess for SimBus {
         };
         for effect in effects {
             match effect {
-                Effect::ResetBelow => state.reset_below(function, 0),
+                Effect::ResetBelow => state.reset_below(function),
                 Effect::VirtualFunctions => state.place_virtual_functions(function),
             }
         }

@@ -161,7 +161,8 @@ impl SimFunction {
     /// set in `sizes`; it starts at size 2^20.
     pub fn with_resizable_bar(mut self, index: u8, wide: bool, sizes: u16) -> Self {
         let at = self.extended(0x0015, 1, 12);
-        let bar = 0x10 + 4 * u16::from(index.min(5));
+        let index = index.min(5);
+        let bar = 0x10 + 4 * u16::from(index);
         if at != 0 {
             self.registers
                 .define(at + 4, 4, u32::from(sizes) << 4, 0, 0);

@@ -76,8 +76,10 @@ fn virtual_functions_appear_where_offset_and_stride_say() {
         template: SimFunction::virtual_function().with_express(0),
     };
     bus.add(pf, SimFunction::endpoint(1, 2).with_sriov(shape));
-    bus.write_u16(pf, 0x110, 3).unwrap();
-    assert_eq!(bus.read_u32(pf, 0x114).unwrap(), 0x0002_0080);
+    for (count, offset_and_stride) in [(1, 0x80), (2, 0x0002_0080), (3, 0x0002_0080)] {
+        bus.write_u16(pf, 0x110, count).unwrap();
+        assert_eq!(bus.read_u32(pf, 0x114).unwrap(), offset_and_stride);
+    }
     bus.write_u16(pf, 0x108, 0x11).unwrap();
     assert_eq!(bus.read_u32(pf, 0x114).unwrap(), 0x0001_0001);
     let vf = Sbdf::from_bdf(0, 0x0103);
@@ -162,7 +164,7 @@ fn a_busy_function_takes_no_writes_and_shows_nothing() {
     let (bus, here) = one(SimFunction::endpoint(1, 2).with_express(0).slow_reset(2));
     bus.write_u16(here, 0x48, 0x8000).unwrap();
     bus.write_u8(here, 0x3c, 7).unwrap();
-    assert_eq!(bus.peek(here, access(0x3c, crate::Width::U8)), 0xff);
+    assert_eq!(bus.peek(here, access(0x00, crate::Width::U16)), 0xffff);
     assert_eq!(bus.read_u16(here, 0).unwrap(), 0xffff);
     bus.write_u8(here, 0x3c, 7).unwrap();
     assert_eq!(bus.read_u16(here, 0).unwrap(), 0xffff);
@@ -247,14 +249,16 @@ fn a_port_that_is_closed_resets_what_is_below() {
 #[test]
 fn containment_is_triggered_by_its_own_byte_alone() {
     let (bus, here) = one(SimFunction::bridge(1, 2, 2, 2).with_dpc(false));
-    let triggered = || bus.peek(here, access(0x108, crate::Width::U8)) & 1 != 0;
+    let status = || bus.peek(here, access(0x108, crate::Width::U16));
     bus.write_u8(here, 0x106, 0x02).unwrap();
     for (offset, value) in [(0x107, 0x40), (0x105, 0x40), (0x104, 0x40), (0x108, 0x40)] {
         bus.write_u8(here, offset, value).unwrap();
-        assert!(!triggered(), "{offset:#x}");
+        assert_eq!(status(), 0x1f00, "{offset:#x}");
     }
-    bus.write_u8(here, 0x106, 0x42).unwrap();
-    assert!(triggered());
+    for _ in 0..2 {
+        bus.write_u8(here, 0x106, 0x42).unwrap();
+        assert_eq!(status(), 0x1f01);
+    }
 }
 
 #[test]
@@ -281,6 +285,27 @@ fn a_reset_goes_down_through_all_bridges() {
     // Bridges behind each other lead nowhere.
     bus.add_behind(switch, port, SimFunction::bridge(1, 2, 0, 255));
     assert_eq!(bus.read_u16(port, 0).unwrap(), 0xffff);
+}
+
+#[test]
+fn a_reset_goes_as_deep_as_there_are_buses() {
+    let bus = SimBus::new();
+    bus.add(at(0, 0), SimFunction::bridge(1, 2, 1, 255));
+    for n in 1..255 {
+        bus.add_behind(
+            at(n - 1, 0),
+            at(n, 0),
+            SimFunction::bridge(1, 2, n + 1, 255),
+        );
+    }
+    let leaf = at(255, 0);
+    bus.add_behind(at(254, 0), leaf, SimFunction::endpoint(3, 4));
+    bus.write_u8(leaf, 0x3c, 7).unwrap();
+    assert_eq!(bus.read_u8(leaf, 0x3c), Ok(7));
+    bus.write_u16(at(0, 0), 0x3e, 0x40).unwrap();
+    bus.write_u16(at(0, 0), 0x3e, 0).unwrap();
+    // Bridges that were reset forward what they did at first.
+    assert_eq!(bus.read_u16(leaf, 0x3c), Ok(0x01ff));
 }
 
 /// PCI Express Base, 6.13: without ARI Forwarding a port takes device numbers other than 0 for
@@ -353,6 +378,16 @@ fn operations_end_after_two_reads_and_start_again_when_asked_again() {
         [0x8018, 0x0018]
     );
     assert_eq!(bus.read_u32(here, 0x44).unwrap(), 0x5044_5601);
+    // What has ended changes nothing any more, and what the device did before stays done.
+    let code = access(0x0f, crate::Width::U8);
+    bus.poke(here, code, 0x85);
+    assert_eq!([0; 2].map(|_| bus.read(here, code).unwrap()), [0x85; 2]);
+    bus.write_u16(here, 0x42, 0x0020).unwrap();
+    bus.poke(here, access(0x42, crate::Width::U16), 0x8020);
+    assert_eq!(
+        [0; 2].map(|_| bus.read_u16(here, 0x42).unwrap()),
+        [0x8020; 2]
+    );
     // A reset ends them for good.
     bus.write_u8(here, 0x0f, 0x40).unwrap();
     bus.reset(here, ResetKind::Function);
