@@ -185,6 +185,8 @@ pub(crate) struct Runs<'a, M: FolioBits<'a>> {
     /// The order that is being read.
     current: Reader<'a, M::Word>,
     waiting: Waiting,
+    /// How many words may still be looked for.
+    left: u64,
 }
 
 /// Some folios of one order at a time.
@@ -213,12 +215,16 @@ impl First {
 }
 
 impl<'a, M: FolioBits<'a>> Runs<'a, M> {
+    /// With `most` folios in the map: memory may change, and then no more words of it are looked for than
+    /// could each have one.
     #[inline]
-    pub(crate) fn new(map: M, first: First) -> Self {
+    pub(crate) fn new(map: M, first: First, most: u64) -> Self {
         Self {
             map,
             cache: M::new_cache(),
             first: Some(first),
+            // At the end, one finds none.
+            left: most.saturating_add(1),
             current: Reader::NONE,
             waiting: Waiting::NONE,
         }
@@ -306,6 +312,10 @@ impl<'a, M: FolioBits<'a>> Runs<'a, M> {
 
     #[inline(never)]
     fn look_up(&mut self) -> Result<Option<PhysAddr>, M::Error> {
+        let Some(left) = self.left.checked_sub(1) else {
+            return Ok(None);
+        };
+        self.left = left;
         if let Some(first) = self.first.take() {
             self.start(first)?;
         }

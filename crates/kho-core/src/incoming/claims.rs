@@ -147,7 +147,7 @@ impl<'c, 'a, M: FrozenMem> Claims<'c, 'a, M> {
         mut visit: impl FnMut(&mut Self, Folio) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
         self.lookup.look_for_each_order()?;
-        let mut runs = Runs::new(self.map(), First::EndsAbove(from));
+        let mut runs = Runs::new(self.map(), First::EndsAbove(from), u64::MAX);
         while from < range.end() {
             let next = runs.next_folio()?.filter(|(addr, _)| *addr == from);
             let (addr, order) = next.ok_or(Fault::NotPreserved { range })?;

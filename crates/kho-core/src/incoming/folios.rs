@@ -27,8 +27,6 @@ pub struct Folios<'a, M: FrozenMem> {
     runs: Runs<'a, Map<'a, M>>,
     /// No folio is told that starts here or above.
     end: PhysAddr,
-    /// How many there can be at most: memory may change.
-    left: u64,
 }
 
 impl<'a, M: FrozenMem> Folios<'a, M> {
@@ -36,8 +34,7 @@ impl<'a, M: FrozenMem> Folios<'a, M> {
     #[inline]
     pub(crate) fn new(map: Map<'a, M>, first: First, end: PhysAddr) -> Self {
         Self {
-            left: map.folios(),
-            runs: Runs::new(map, first),
+            runs: Runs::new(map, first, map.folios()),
             end,
         }
     }
@@ -49,7 +46,6 @@ impl<M: FrozenMem> Iterator for Folios<'_, M> {
     #[inline]
     fn next(&mut self) -> Option<Folio> {
         // An error is memory that is no more, and so has no folios.
-        self.left = self.left.checked_sub(1)?;
         let (addr, order) = self.runs.next_folio().ok()??;
         (addr < self.end).then_some(Folio { addr, order })
     }
@@ -59,23 +55,19 @@ impl<M: FrozenMem> Iterator for Folios<'_, M> {
 pub struct Extents<'a, M: FrozenMem> {
     runs: Runs<'a, Map<'a, M>>,
     ahead: Option<PhysRange>,
-    /// How many there can be at most: memory may change.
-    left: u64,
 }
 
 impl<'a, M: FrozenMem> Extents<'a, M> {
     #[inline]
     pub(crate) fn new(map: Map<'a, M>) -> Self {
         Self {
-            left: map.folios(),
-            runs: Runs::new(map, First::LOWEST),
+            runs: Runs::new(map, First::LOWEST, map.folios()),
             ahead: None,
         }
     }
 
     fn next_range(&mut self) -> Option<PhysRange> {
         // An error is memory that is no more, and so has no folios.
-        self.left = self.left.checked_sub(1)?;
         Some(self.runs.next_run().ok()??.range)
     }
 }

@@ -353,7 +353,7 @@ impl<'s, M: PhysMem, A: PageAlloc, N: Nodes> Tracker<'s, M, A, N> {
     /// Checks that no page is in two folios.
     #[cfg(feature = "alloc")]
     pub(crate) fn check_disjoint(&self) -> Result<(), OutgoingError> {
-        let mut runs = Runs::new(self.tree(), First::LOWEST);
+        let mut runs = Runs::new(self.tree(), First::LOWEST, u64::MAX);
         let mut end = PhysAddr::new(0);
         while let Some(run) = runs.next_run()? {
             if run.range.start() < end {

@@ -38,7 +38,7 @@ impl<'c, 'a, M: FrozenMem> CheckedFolios<'c, 'a, M> {
         report: &'c mut Report<'c>,
     ) -> Self {
         Self {
-            runs: Runs::new(map, First::LOWEST),
+            runs: Runs::new(map, First::LOWEST, u64::MAX),
             most: map.most_folios(),
             ram,
             scratch,
