@@ -97,6 +97,7 @@ fn read_with(
         }
         assert_eq!(record.find(Sbdf::from_bdf(7, 7)), None);
         assert_eq!(record.len(), entries.len());
+        assert_eq!(record.is_empty(), entries.is_empty());
         (record.form(), entries)
     }))
 }

@@ -809,6 +809,8 @@ fn t22_a_record_that_does_not_fit_the_machine() {
     );
     let refused = received.verify(&find(&devices)).unwrap_err();
     assert_eq!(refused.error, UpdateError::Missing { function: ROOT });
+    assert_eq!(refused.to_string(), refused.error.to_string());
+    assert_eq!(format!("{:?}", refused.state), "Received { .. }");
     let received = refused.state;
     for function in [ROOT, UP, DOWN[0], NVME[0]] {
         assert_eq!(registry.set_up(function), Ok(true));

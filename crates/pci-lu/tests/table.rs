@@ -11,7 +11,7 @@ mod pci;
 
 use kho_hal::walk::CapId;
 use kho_hal::{PciConfigAccess, PciError, Width};
-use kho_pci_lu::table::{Bits, Place, Repeat, TABLE_OF_FIELDS};
+use kho_pci_lu::table::{Bits, Place, Repeat, Row, TABLE_OF_FIELDS};
 use kho_pci_lu::{Class, Guarded, Kind, for_each_field};
 use pci::*;
 
@@ -521,6 +521,30 @@ fn t01_the_register_map() {
         }
     }
     assert_eq!(wrong, Vec::<String>::new());
+}
+
+/// What must not change comes before what must not be set, and that before the rest.
+#[test]
+fn the_class_of_two_kinds_is_the_stricter_of_both() {
+    let row = TABLE_OF_FIELDS[0].rows[0];
+    let classes = [Class::Preserve, Class::Action, Class::Adopt, Class::Cold];
+    for peer in 0..classes.len() {
+        for physical in 0..classes.len() {
+            let class = [
+                Class::Absent,
+                classes[peer],
+                Class::Absent,
+                classes[physical],
+            ];
+            // Of what is not guarded, the endpoint's.
+            let expected = match peer.min(physical) {
+                guarded @ 0..=1 => classes[guarded],
+                _ => classes[peer],
+            };
+            let row = Row { class, ..row };
+            assert_eq!(row.class(Kind::PeerPhysical), expected, "{class:?}");
+        }
+    }
 }
 
 /// A function that is two kinds at once has the stricter class of each.

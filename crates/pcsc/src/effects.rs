@@ -298,12 +298,13 @@ impl Function<'_> {
     }
 }
 
+/// Never 0: no capability starts there.
 pub(crate) fn pack(region: Region) -> u64 {
     let (extended, id) = match region.id {
         CapId::Standard(id) => (0, u64::from(id)),
         CapId::Extended(id) => (1 << 48, u64::from(id)),
     };
-    1 << 63 | extended | id << 32 | u64::from(region.end) << 16 | u64::from(region.start)
+    extended | id << 32 | u64::from(region.end) << 16 | u64::from(region.start)
 }
 
 fn unpack(word: u64) -> Region {

@@ -163,7 +163,7 @@ impl<'m> Function<'m> {
     /// The buses below a bridge when they were last learned.
     pub(crate) fn buses(&self) -> Option<(u8, u8)> {
         let buses = self.buses.load(Ordering::Acquire);
-        (buses >> 16 != 0).then_some((buses as u8, (buses >> 8) as u8))
+        (buses != 0).then_some((buses as u8, (buses >> 8) as u8))
     }
 
     pub(crate) fn set_buses(&self, (first, last): (u8, u8)) {

@@ -520,9 +520,14 @@ fn vf_enable_is_cleared_while_the_physical_function_is_added_anew() {
 fn a_write_to_a_function_that_is_being_added() {
     let above = Sbdf::from_bdf(0, 0x0200);
     let beside = Sbdf::from_bdf(0, 0x0108);
-    for (function, is_bridge) in [
-        (SimFunction::endpoint(0x1af4, 2).with_express(0), false),
-        (SimFunction::bridge(0x1b36, 2, 2, 2).with_express(4), true),
+    let endpoint = SimFunction::endpoint(0x1af4, 2).with_pm(false);
+    let bridge = SimFunction::bridge(0x1b36, 2, 2, 2).with_pm(false);
+    // While it is walked, and when that is over.
+    for (function, is_bridge, moment) in [
+        (endpoint.clone(), false, 0x34),
+        (endpoint, false, 0x44),
+        (bridge.clone(), true, 0x34),
+        (bridge, true, 0x44),
     ] {
         let bus = SimBus::new();
         bus.add(F0, function);
@@ -533,7 +538,7 @@ fn a_write_to_a_function_that_is_being_added() {
         let cache = Cached::new(&gates);
         cache.add(above).unwrap();
         cache.add(beside).unwrap();
-        let (has, go) = gates.stop(F0, 0x34, false, false);
+        let (has, go) = gates.stop(F0, moment, false, false);
         std::thread::scope(|scope| {
             let adder = scope.spawn(|| cache.add(F0));
             has.recv().unwrap();
@@ -546,5 +551,90 @@ fn a_write_to_a_function_that_is_being_added() {
         assert_eq!(cache.read_u8(F0, 0x3c), Ok(5));
         learns(&cache, F0);
         learns(&cache, beside);
+    }
+}
+
+/// A write that began before its function was added anew may have been to another one.
+#[test]
+fn a_write_that_ends_after_an_addition_anew() {
+    let above = Sbdf::from_bdf(0, 0x0200);
+    let bus = SimBus::new();
+    bus.add(F0, SimFunction::bridge(0x1b36, 2, 2, 2).with_express(4));
+    bus.add(above, SimFunction::endpoint(3, 4).with_express(0));
+    let gates = Gates::new(&bus);
+    let cache = Cached::new(&gates);
+    cache.add(F0).unwrap();
+    let resets = || cache.stats_of(F0).unwrap().resets;
+    let before = resets();
+    let (has, go) = gates.stop(F0, 0x3c, true, false);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| cache.write_u8(F0, 0x3c, 5).unwrap());
+        has.recv().unwrap();
+        cache.add(F0).unwrap();
+        cache.add(above).unwrap();
+        go.send(()).unwrap();
+        writer.join().unwrap();
+    });
+    assert!(cache.contains(F0));
+    assert_eq!(resets(), before + 1);
+    assert!(!cache.contains(above));
+    learns(&cache, F0);
+}
+
+/// A power state that another write changed meanwhile: the one that seemed to do nothing resets.
+#[test]
+fn a_write_that_another_one_made_a_reset() {
+    let bus = SimBus::new();
+    let function = SimFunction::endpoint(0x1af4, 2).with_pm(false);
+    bus.add(F0, function.slow_reset(2));
+    let gates = Gates::new(&bus);
+    let cache = Cached::new(&gates);
+    cache.add(F0).unwrap();
+    let (has, go) = gates.stop(F0, 0x44, true, false);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| cache.write_u16(F0, 0x44, 0).unwrap());
+        has.recv().unwrap();
+        cache.write_u16(F0, 0x44, 3).unwrap();
+        assert_eq!(cache.read_u32(F0, 0), Ok(0x0002_1af4));
+        assert_eq!(cache.read_u32(F0, 0), Ok(0x0002_1af4));
+        go.send(()).unwrap();
+        writer.join().unwrap();
+    });
+    assert_eq!(cache.read_u32(F0, 0), Ok(u32::MAX));
+}
+
+/// What is read of another function is stored if the write cannot concern it.
+#[test]
+fn a_write_that_concerns_its_own_function_alone() {
+    let msi = 0x40;
+    for (offset, stored) in [(0x10, true), (msi + 2, true), (0x60, false)] {
+        let bus = SimBus::new();
+        for f in [F0, F1] {
+            bus.add(
+                f,
+                SimFunction::endpoint(0x1af4, 2)
+                    .multifunction()
+                    .with_bar32(0, 16)
+                    .with_msi(true, false, 1)
+                    .with_express(0),
+            );
+        }
+        let gates = Gates::new(&bus);
+        let cache = Cached::new(&gates);
+        cache.add(F0).unwrap();
+        cache.add(F1).unwrap();
+        let (has, go) = gates.stop(F0, offset, true, false);
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| cache.write_u16(F0, offset, 0).unwrap());
+            has.recv().unwrap();
+            cache.read_u32(F1, 0x10).unwrap();
+            let before = bus.reads();
+            cache.read_u32(F1, 0x10).unwrap();
+            let reads = bus.reads() - before;
+            go.send(()).unwrap();
+            writer.join().unwrap();
+            assert_eq!(reads == 0, stored, "{offset:#x}");
+        });
+        learns(&cache, F1);
     }
 }

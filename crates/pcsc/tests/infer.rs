@@ -108,6 +108,93 @@ fn rows_end_where_the_next_capability_starts() {
     assert!(inference.cacheable.contains(0x4f) && !inference.cacheable.contains(0x50));
 }
 
+/// PCI-X 2.0 may have a second list; what is in it is not known.
+#[test]
+fn the_list_of_a_pci_x_function_is_not_the_whole() {
+    for (id, complete) in [(0x07, false), (0x06, true)] {
+        let mut image = endpoint();
+        image.0[0x40] = id;
+        let inference = Inference::new(&mut image).unwrap();
+        assert_eq!(inference.is_complete(), complete, "{id:#x}");
+    }
+}
+
+/// A length that leaves no room for the header is none.
+#[test]
+fn a_capability_ends_where_its_own_length_says() {
+    for (len, end) in [
+        (0u8, 0x100),
+        (1, 0x100),
+        (2, 0x82),
+        (3, 0x83),
+        (0x20, 0xa0),
+        (0xff, 0x100),
+    ] {
+        let mut image = endpoint();
+        image.0[0x41] = 0x80;
+        image.0[0x80] = 0x09;
+        image.0[0x82] = len;
+        let inference = Inference::new(&mut image).unwrap();
+        let mut regions = inference.regions();
+        let found = regions.find(|region| region.start == 0x80).unwrap();
+        assert_eq!(found.end, end, "{len:#x}");
+    }
+    for (len, end) in [
+        (0u16, 0x1000),
+        (3, 0x1000),
+        (4, 0x104),
+        (0x18, 0x118),
+        (0xfff, 0x1000),
+    ] {
+        for id in [0x0b, 0x23] {
+            let mut image = endpoint();
+            image.0[0x100] = id;
+            image.0[0x106..0x108].copy_from_slice(&(len << 4 | 0x0f).to_le_bytes());
+            let inference = Inference::new(&mut image).unwrap();
+            let found = inference.regions().last().unwrap();
+            assert_eq!((found.start, found.end), (0x100, end), "{id:#x} {len:#x}");
+        }
+    }
+}
+
+#[test]
+fn of_a_cardbus_bridge_only_the_identity_is_cacheable() {
+    let mut image = endpoint();
+    image.0[0x06] = 0;
+    image.0[0x0e] = 2;
+    let inference = Inference::new(&mut image).unwrap();
+    let cacheable: Vec<_> = inference.cacheable.ranges().collect();
+    assert_eq!(cacheable, [0..4, 8..12, 14..15]);
+}
+
+/// The count stands in the middle of the first control register.
+#[test]
+fn a_resizable_bar_has_as_many_registers_as_it_says() {
+    for count in 0..8u16 {
+        let mut image = endpoint();
+        image.0[0x100..0x104].copy_from_slice(&[0x15, 0x00, 0x01, 0x00]);
+        image.0[0x108..0x10a].copy_from_slice(&(0x3f1f | count << 5).to_le_bytes());
+        let inference = Inference::new(&mut image).unwrap();
+        let found = inference.cacheable.ranges().last();
+        assert_eq!(found, Some(0x100..0x104 + 8 * count));
+    }
+}
+
+/// Where the count would stand, another capability begins.
+#[test]
+fn a_resizable_bar_without_its_count_has_no_registers() {
+    let mut image = endpoint();
+    image.0[0x100..0x104].copy_from_slice(&[0x15, 0x00, 0x81, 0x10]);
+    image.0[0x108..0x10c].copy_from_slice(&[0xe0, 0x00, 0x01, 0x00]);
+    let inference = Inference::new(&mut image).unwrap();
+    let found: Vec<_> = inference
+        .cacheable
+        .ranges()
+        .skip_while(|r| r.start < 0x100)
+        .collect();
+    assert_eq!(found, [0x100..0x104, 0x108..0x10c]);
+}
+
 proptest! {
     #[test]
     fn any_bytes_give_a_sound_map(

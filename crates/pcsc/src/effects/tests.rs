@@ -145,11 +145,23 @@ proptest! {
     }
 
     #[test]
-    fn a_region_comes_back_from_its_word(id: u16, start: u16, end: u16, extended: bool) {
+    fn a_region_comes_back_from_its_word(
+        id: u16, start in 0x40u16.., end: u16, extended: bool,
+    ) {
         let id = if extended { CapId::Extended(id) } else { CapId::Standard(id as u8) };
         let region = Region { id, start, end };
         prop_assert_eq!(unpack(pack(region)), region);
-        // The end of the list.
+        // Which ends the list.
         prop_assert_ne!(pack(region), 0);
     }
+}
+
+#[test]
+fn no_two_rules_share_a_bit() {
+    let mut seen = 0;
+    for (known, value) in (0..32).map(held_bits) {
+        assert_eq!((known & value, seen & (known | value)), (0, 0));
+        seen |= known | value;
+    }
+    assert_eq!(seen, u64::MAX);
 }

@@ -333,3 +333,16 @@ fn small_facts_come_back_as_they_were_noted() {
         assert_eq!(function.place(), place);
     }
 }
+
+/// The count of writes that ever began outgrows the room of those under way.
+#[test]
+fn a_write_after_many_others_is_alone() {
+    let function = Function::new();
+    for _ in 0..3 * WRITERS / 2 {
+        let writing = function.begin_write();
+        assert!(function.is_alone(&writing));
+        function.end_write(writing);
+    }
+    let (first, second) = (function.begin_write(), function.begin_write());
+    assert!(!function.is_alone(&first) && !function.is_alone(&second));
+}

@@ -32,7 +32,7 @@ pub(super) fn scan<'a>(blob: &'a [u8], mut visit: impl FnMut(Event<'a>)) -> Opti
         match token {
             Token::BeginNode(name) => {
                 match depth {
-                    0 if roots > 0 || !name.is_empty() => return None,
+                    0 if !name.is_empty() => return None,
                     0 => roots += 1,
                     1 => visit(Event::Begin(name)),
                     _ => {}
