@@ -465,3 +465,29 @@ fn read_v2<'r, M: FrozenMem>(
     }
     Ok(index)
 }
+
+#[cfg(test)]
+mod tests {
+    use kho_core::incoming::Part;
+
+    use super::*;
+
+    /// How much workspace is missing is the caller's to know, and which count is wrong; all else is
+    /// memory that is not the record's.
+    #[test]
+    fn what_the_handovers_check_says() {
+        let (record, at) = (PhysAddr::new(0x1000), PhysAddr::new(0x2000));
+        let (found, max, words) = (9, 8, 7);
+        for (fault, expected) in [
+            (Fault::Workspace { words }, RecordError::Workspace { words }),
+            (
+                Fault::Count { at, found, max },
+                RecordError::Count { at, found, max },
+            ),
+            (Fault::Null { at }, RecordError::Memory { at: record }),
+        ] {
+            let part = Part::Subtree;
+            assert_eq!(memory(record, &IncomingError { part, fault }), expected);
+        }
+    }
+}

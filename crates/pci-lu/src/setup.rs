@@ -282,9 +282,7 @@ impl Survey {
                     Boot::Value(value) => Some(in_place(value)),
                     Boot::Clear => Some(0),
                     Boot::Supported { at, bits } => {
-                        let at = field.base + at;
-                        let register = dwords.read(at & !3)? >> (8 * (at & 3));
-                        Some(in_place(register & bits))
+                        Some(in_place(dwords.read(field.base + at)? & bits))
                     }
                 };
                 Ok(Item { field, dword, boot })

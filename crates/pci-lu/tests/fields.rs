@@ -1,9 +1,9 @@
 //! Where fields are that occur more than once, or only under a condition.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "tests")]
 
-use kho_hal::Sbdf;
 use kho_hal::sim::pci::{SimBus, SimFunction};
-use kho_pci_lu::{Kind, for_each_field};
+use kho_hal::{Access, Sbdf, Width};
+use kho_pci_lu::{FieldError, Kind, for_each_field};
 
 const HERE: Sbdf = Sbdf::from_bdf(0, 0x0018);
 
@@ -164,5 +164,49 @@ fn conditional_fields_are_there_if_the_condition_holds() {
             has(function, Kind::Endpoint, "Command: INTx Disable"),
             there
         );
+    }
+}
+
+/// PCI Express Base 5.0, 7.9.6: vendor in 15:0 behind the header, the vendor's number behind that.
+#[test]
+fn a_designated_capability_is_its_vendors() {
+    for (id, vendor, number, there) in [
+        (0x23, 0x1e98, 0, true),
+        (0x23, 0xffff_1e98, 0xffff_0000, true),
+        (0x23, 0x8086, 0, false),
+        (0x23, 0x1e98, 3, false),
+        (0x0b, 0x1e98, 0, false),
+    ] {
+        let function = with(id, 0x40, &[(4, vendor), (8, number)]);
+        let found = places(function, Kind::Endpoint, "CXL Control: Cache, Mem");
+        assert_eq!(!found.is_empty(), there, "{id:#x} {vendor:#x} {number:#x}");
+    }
+}
+
+/// Of two lists that lead back into themselves, the one that is walked first is named; the second one
+/// is PCI Express's.
+#[test]
+fn a_list_that_ends_badly_is_named() {
+    let express = SimFunction::endpoint(0x8086, 2).with_express(0);
+    let conventional = SimFunction::endpoint(0x8086, 2).with_pm(true);
+    let pointers = [(0x41, Width::U8, 0x40), (0x100, Width::U32, 0x1001_0003)];
+    for (function, loops, expected) in [
+        (&express, &pointers[..1], Some(0x40)),
+        (&express, &pointers[1..], Some(0x100)),
+        (&express, &pointers[..], Some(0x40)),
+        (&conventional, &pointers[..], Some(0x40)),
+        (&conventional, &pointers[1..], None),
+    ] {
+        let bus = SimBus::new();
+        bus.add(HERE, function.clone().with_serial(7));
+        for &(offset, width, value) in loops {
+            bus.poke(HERE, Access::new(offset, width).unwrap(), value);
+        }
+        let found = for_each_field(&bus, HERE, Kind::Endpoint, |_| {});
+        let unreadable = |offset| FieldError::Unreadable {
+            function: HERE,
+            offset,
+        };
+        assert_eq!(found.err(), expected.map(unreadable), "{loops:x?}");
     }
 }

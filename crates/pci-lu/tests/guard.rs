@@ -12,6 +12,7 @@ mod pci;
 use std::collections::BTreeSet;
 
 use kho_hal::sim::pci::{SimBus, SimFunction};
+use kho_hal::walk::CapId;
 use kho_hal::{PciConfigAccess, PciError, Width};
 use kho_pci_lu::setup::Survey;
 use kho_pci_lu::{
@@ -241,6 +242,8 @@ fn t05_read_modify_write_of_command() {
     let reads = bus.reads();
     guard.write_u8(HERE, 0x3c, 11).unwrap();
     guard.write_u8(HERE, 0x0f, 0).unwrap();
+    // Nor is a register beside one that must stay.
+    guard.write_u16(HERE, 0x06, 0).unwrap();
     assert_eq!(bus.reads(), reads);
 }
 
@@ -481,6 +484,10 @@ fn events_come_in_order_and_the_two_sides_are_independent() {
             known: kind
         })
     );
+    guard.freeze(HERE).unwrap();
+    assert_eq!(guard.state(HERE), State::Frozen, "incoming as well");
+    guard.unfreeze(HERE);
+    assert_eq!(guard.state(HERE), State::Updated);
     guard.finish(HERE).unwrap();
     assert!(!guard.is_guarded(HERE));
     guard.freeze(HERE).unwrap();
@@ -596,6 +603,13 @@ fn the_kind_to_take_a_function_for() {
         assert_eq!(kind_of(&bus, HERE), Ok(expected));
         guarded(&bus, expected, State::Updated);
     }
+    // One whose virtual functions are off, whatever else is on.
+    for control in [0, 0x18] {
+        let bus = live(Kind::Physical);
+        let offset = cap(&bus, HERE, SRIOV) + 8;
+        bus.poke(HERE, at(offset, Width::U16), control);
+        assert_eq!(kind_of(&bus, HERE), Ok(Kind::PeerEndpoint));
+    }
     // What is not PCI Express has no extended capabilities, whatever answers there.
     let bus = SimBus::new();
     let mut function = SimFunction::endpoint(1, 2);
@@ -709,4 +723,39 @@ fn capabilities_that_overlap_are_refused() {
     let overlap = GuardError::Field(FieldError::Unreadable { function, offset });
     let prepared = Guarded::new(&bus).prepare(HERE, Kind::Endpoint);
     assert_eq!(prepared, Err(overlap));
+}
+
+/// The same in either list, as far as every function has the capability's fields.
+#[test]
+fn a_capability_between_the_fields_of_another_is_refused() {
+    for (kind, id, places) in [
+        (Kind::Endpoint, PM, [4].as_slice()),
+        (Kind::Endpoint, EXP, &[4, 8]),
+        (Kind::Endpoint, ACS, &[4]),
+        (Kind::PeerEndpoint, ATS, &[4]),
+        (Kind::Physical, SRIOV, &[0x08, 0x10, 0x20, 0x24, 0x38]),
+    ] {
+        for place in places {
+            let bus = live(kind);
+            let around = cap(&bus, HERE, id);
+            let offset = around + place;
+            let pointer = u32::from(offset);
+            // A vendor's, between this one and the next in the list.
+            if let CapId::Standard(_) = id {
+                let next = bus.peek(HERE, at(around + 1, Width::U8));
+                bus.poke(HERE, at(around + 1, Width::U8), pointer);
+                bus.poke(HERE, at(offset, Width::U16), next << 8 | 0x09);
+            } else {
+                let header = bus.peek(HERE, at(around, Width::U32));
+                let changed = header & 0x000f_ffff | pointer << 20;
+                bus.poke(HERE, at(around, Width::U32), changed);
+                let inside = header & 0xfff0_0000 | 0x0001_000b;
+                bus.poke(HERE, at(offset, Width::U32), inside);
+            }
+            let function = HERE;
+            let overlap = FieldError::Unreadable { function, offset };
+            let found = for_each_field(&bus, HERE, kind, |_| {});
+            assert_eq!(found, Err(overlap), "{id:?} + {place:#x}");
+        }
+    }
 }

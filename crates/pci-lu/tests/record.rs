@@ -264,6 +264,17 @@ fn t22_hostile_records_of_the_second_form() {
     });
     let at = PhysAddr::new(folio);
     assert_eq!(error.unwrap_err(), RecordError::Overlap { at });
+    // A block that counts none, or more than it has room for.
+    for found in [0, 511] {
+        let mut at = PhysAddr::new(0);
+        let error = read(|tracker| {
+            (at, _) = tracker.alloc_preserved(4096).unwrap();
+            tracker.mem().write(at, [0, found].as_bytes()).unwrap();
+            vec![(v2::NAME, header_v2(tracker, 2, 1, at))]
+        });
+        let max = 510;
+        assert_eq!(error, Err(RecordError::Count { at, found, max }));
+    }
     // A chain that leads back into itself.
     let error = read(|tracker| {
         let (block, _) = tracker.alloc_preserved(4096).unwrap();

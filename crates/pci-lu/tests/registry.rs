@@ -19,7 +19,7 @@ use kho_core::outgoing::luo::{Flb, Luo};
 use kho_core::outgoing::{Outgoing, Participant};
 use kho_hal::sim::pci::SimFunction;
 use kho_hal::sim::{Faulty, FrozenSim, SimMemory};
-use kho_hal::{PciConfigAccess, PhysAddr, PhysMem, Sbdf, Width};
+use kho_hal::{PciConfigAccess, PciError, PhysAddr, PhysMem, Sbdf, Width};
 use kho_pci_lu::{
     BarError, Functions, GuardError, Kind, OutgoingForm, PreserveError, Record, RecordError,
     Registry, Setting, State, UpdateError,
@@ -370,18 +370,22 @@ fn t19_a_record_that_was_taken_back_is_refused() {
         let (bus, devices) = machine();
         let registry = Registry::new(bus);
         let memory = memory();
-        let at = open(&memory, &registry, form, |outgoing, luo, _| {
+        let objects = open(&memory, &registry, form, |outgoing, luo, _| {
             registry
                 .preserve(outgoing.tracker(), &find(&devices), NVME[0])
                 .unwrap();
             freeze(outgoing, luo).unwrap();
             assert_eq!(registry.config().state(NVME[0]), State::Prepared);
-            luo.flb(form.name()).unwrap().0
+            [form.name(), functions::NAME].map(|name| luo.flb(name).unwrap().0)
         });
-        let mut words = [0u64; 2];
-        memory
-            .read(PhysAddr::new(at), words.as_mut_bytes())
-            .unwrap();
+        let [words, facts] = objects.map(|at| {
+            let mut words = [0u64; 2];
+            let place = PhysAddr::new(at);
+            memory.read(place, words.as_mut_bytes()).unwrap();
+            words
+        });
+        // More functions than there can be.
+        assert_eq!(facts, [u64::MAX, 0]);
         let mut successor = common::memory();
         let boot = common::hand_over(&successor, |tracker| {
             let (at, _) = tracker.alloc_preserved(4096).unwrap();
@@ -830,6 +834,7 @@ fn t22_a_record_that_does_not_fit_the_machine() {
     assert_eq!(refused.error, UpdateError::Path(unknown));
     assert_eq!(bus.writes(), writes, "no write");
     let updated = refused.state.verify(&find(&devices)).unwrap();
+    assert_eq!(format!("{updated:?}"), "Updated { .. }");
     let stranger = updated.finish(NVME[1]);
     assert_eq!(
         stranger,
@@ -1194,6 +1199,44 @@ fn t08_bus_numbers_of_a_bridge_that_is_not_set_up() {
     let numbers = registry.bus_numbers(ROOT, 1..=255);
     assert_eq!(numbers, Ok(kho_pci_lu::BusNumbers::Closed));
     assert_eq!(all_of(bus), before);
+}
+
+/// Numbers that cannot be are cleared, and once.
+#[test]
+fn t08_bus_numbers_are_cleared_once() {
+    let (bus, devices) = machine();
+    let (registry, _received) = received(bus, &devices);
+    // What is below it would be on the bus above it.
+    let register = pci::at(0x18, Width::U32);
+    bus.poke(DOWN[1], register, 0x4004_0202);
+    for expected in [1, 0] {
+        let writes = bus.writes();
+        let numbers = registry.bus_numbers(DOWN[1], 0..=255);
+        assert_eq!(numbers, Ok(kho_pci_lu::BusNumbers::Closed));
+        assert_eq!(bus.writes() - writes, expected);
+        assert_eq!(bus.peek(DOWN[1], register), 0x4000_0002);
+    }
+}
+
+/// A driver's own rule, from where it writes.
+#[test]
+fn t20_a_driver_adds_a_rule() {
+    let (bus, devices) = machine();
+    let (function, state) = (OTHER, State::Normal);
+    let rule = |registry: &Registry<Bus>| {
+        let config = registry.config();
+        config.add_rule(OTHER, 0xf8, 1, "engine", "starts it anew")
+    };
+    let unknown = GuardError::State { function, state };
+    assert_eq!(rule(&Registry::new(bus)), Err(unknown));
+    let (registry, _updated, _) = update(bus, bus, &devices, &[OTHER]);
+    rule(&registry).unwrap();
+    let refused = PciError::Refused {
+        function,
+        field: "engine",
+        reason: "starts it anew",
+    };
+    assert_eq!(registry.config().write_u32(OTHER, 0xf8, 1), Err(refused));
 }
 
 /// Facts that lack a function of the record are not those of the record.

@@ -21,6 +21,7 @@ use kho_hal::sim::pci::{Record, SimBus, SimFunction};
 use kho_hal::sim::{Faulty, SimMemory};
 use kho_hal::walk::CapId;
 use kho_hal::{PciConfigAccess, PciError, PhysMem, Sbdf, Width};
+use kho_pci_lu::setup::{Past, Phase, Survey};
 use kho_pci_lu::{
     BarError, Bars, BusNumbers, Facts, GuardError, Guarded, Kind, OutgoingForm, PreserveError,
     Registry, SetError, Setting, State, UpdateError,
@@ -972,6 +973,49 @@ fn a_request_clears_and_starts_nothing_beside_it() {
     guard.set(OTHER, &[Setting::Pri.to(1)]).unwrap();
     let written: Vec<_> = writes(bus).iter().map(|w| w.value).collect();
     assert_eq!(written, [1]);
+}
+
+/// A field of 32 bits is written whole, and what shares a register with one of 16 bits stays.
+#[test]
+fn a_request_changes_its_field_and_no_other() {
+    let bus = pci::live(Kind::PeerEndpoint);
+    let guard = Guarded::new(&bus);
+    let [ats, pri] = [pci::ATS, pci::PRI].map(|id| pci::cap(&bus, pci::HERE, id));
+    let all = |value| (pri + 12, Width::U32, value);
+    let half = |value| (ats + 6, Width::U16, value);
+    for (request, (offset, width, expected)) in [
+        (Setting::PriAllocation.to(0x0002_0003), all(0x0002_0003)),
+        (Setting::PriAllocation.to(0x0004_0003), all(0x0004_0003)),
+        (Setting::Ats.to(0), half(0x0001)),
+        (Setting::AtsUnit.to(5), half(0x0005)),
+        (Setting::Ats.to(1), half(0x8005)),
+    ] {
+        guard.set(pci::HERE, &[request]).unwrap();
+        assert_eq!(bus.peek(pci::HERE, pci::at(offset, width)), expected);
+    }
+}
+
+/// A plan says beforehand whether it will write: a state that is there already is none to write.
+#[test]
+fn t11_a_plan_without_differences_is_empty() {
+    let bus = pci::live(Kind::PeerEndpoint);
+    let survey = Survey::of(&bus, pci::HERE, Kind::PeerEndpoint).unwrap();
+    for (request, empty) in [
+        (None, true),
+        (Some(Setting::Ats.to(1)), true),
+        // To what a cold boot makes of it, and elsewhere.
+        (Some(Setting::Ats.to(0)), false),
+        (Some(Setting::AtsUnit.to(5)), false),
+    ] {
+        let requests = request.as_slice();
+        let plan = survey.decide(Phase::Later, Past::None, requests).unwrap();
+        assert_eq!(plan.is_empty(), empty, "{request:?}");
+        let reads = bus.reads();
+        let writes = bus.writes();
+        plan.apply(&bus).unwrap();
+        assert_eq!(bus.writes() == writes, empty);
+        assert_eq!(bus.reads() == reads, empty);
+    }
 }
 
 /// The oracle is no yes-man: each thing that DMA needs, taken away below the guard, breaks it.

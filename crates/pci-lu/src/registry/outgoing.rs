@@ -38,7 +38,7 @@ pub(super) struct Preserved {
     pub(super) facts: Facts,
     /// What it depends on.
     upstream: Option<Sbdf>,
-    /// Steps from the root.
+    /// How many functions there are from the root to it.
     depth: usize,
 }
 
@@ -115,7 +115,7 @@ impl<C: PciConfigAccess> Registry<C> {
             return Err(PreserveError::Physical { function });
         }
         for (done, &(here, device)) in path.iter().enumerate() {
-            let depth = path.len() - 1 - done;
+            let depth = path.len() - done;
             if let Err(error) = self.add(&mut side, tracker, here, device, depth) {
                 for &(function, _) in path.iter().take(done).rev() {
                     self.remove(&mut side, tracker, function);

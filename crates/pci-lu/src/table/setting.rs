@@ -131,7 +131,7 @@ pub enum Boot {
     /// These bits as far as the 16-bit register at this offset of the capability has them: what is
     /// supported is on.
     Supported {
-        /// Offset of the capability register.
+        /// Offset of the capability register, that of a dword.
         at: u16,
         /// The bits, at the same places in both.
         bits: u32,
