@@ -133,7 +133,88 @@ fn chosen(total: u64) -> impl Iterator<Item = u64> {
 
 #[cfg(test)]
 mod tests {
+    use core::cell::Cell;
+
+    use super::super::SimMemory;
     use super::*;
+    use crate::{Order, PageAlloc, PageSize, PhysAddr, PhysRange};
+
+    /// Allocates a page and writes to it.
+    struct Writing<'m> {
+        memory: &'m Faulty<&'m SimMemory>,
+        alloc: &'m SimAlloc<&'m SimMemory>,
+        page: Option<PhysAddr>,
+        /// Whether it says so when it could not write.
+        honest: bool,
+        errors: &'m Cell<u32>,
+    }
+
+    impl Attempt for Writing<'_> {
+        type State = (Option<PhysAddr>, Option<u64>, usize);
+        type Error = &'static str;
+
+        fn sources(&self) -> Vec<(&'static str, &dyn Failing)> {
+            [
+                ("allocation", self.alloc as &dyn Failing),
+                ("access", self.memory),
+            ]
+            .to_vec()
+        }
+
+        fn state(&mut self) -> Self::State {
+            let word = self.page.map(|page| {
+                let words = self.memory.words(page, 1).unwrap();
+                words[0].load(crate::sync::Ordering::Relaxed)
+            });
+            (self.page, word, self.alloc.live().len())
+        }
+
+        fn work(&mut self) -> Result<(), &'static str> {
+            let failed = |why| {
+                self.errors.set(self.errors.get() + 1);
+                why
+            };
+            let page = self
+                .alloc
+                .alloc(Order::ZERO)
+                .map_err(|_| failed("no page"))?;
+            if self.memory.write(page, &[7; 8]).is_err() && self.honest {
+                self.alloc.free(page, Order::ZERO);
+                return Err(failed("not written"));
+            }
+            self.page = Some(page);
+            Ok(())
+        }
+    }
+
+    fn writing(honest: bool) -> (u64, u32) {
+        let errors = Cell::new(0);
+        let failures = every_failure(|attempt| {
+            let range = PhysRange::new(PhysAddr::new(0x1000), 0x4000).unwrap();
+            let memory = SimMemory::new([range]).unwrap();
+            let faulty = Faulty::new(&memory);
+            let alloc = SimAlloc::new(&memory, PageSize::Size4K, [range]);
+            attempt(&mut Writing {
+                memory: &faulty,
+                alloc: &alloc,
+                page: None,
+                honest,
+                errors: &errors,
+            });
+        });
+        (failures, errors.get())
+    }
+
+    #[test]
+    fn each_failure_is_made_and_counted() {
+        assert_eq!(writing(true), (2, 2));
+    }
+
+    #[test]
+    #[should_panic(expected = "access 0 was not reported")]
+    fn a_failure_that_is_not_reported_is_noticed() {
+        writing(false);
+    }
 
     #[test]
     fn all_of_few_calls_fail_and_of_many_the_first_the_last_and_some_between() {
