@@ -230,6 +230,11 @@ impl<'a, M: FolioBits<'a>> Runs<'a, M> {
         }
     }
 
+    /// What is read.
+    pub(crate) fn map(&self) -> &M {
+        &self.map
+    }
+
     /// Looks up the first folio of each order.
     fn start(&mut self, first: First) -> Result<(), M::Error> {
         let (First::EndsAbove(from) | First::StartsFrom(from)) = first;

@@ -22,11 +22,9 @@ pub(super) struct CheckedFolios<'c, 'a, M: FrozenMem> {
     pub(super) orders: u64,
     /// Number of folios so far, and where they are.
     spread: &'c mut Spread,
-    /// More than this many cannot be.
-    most: u64,
     report: &'c mut Report<'c>,
     /// The first folios that are no RAM.
-    outside: Option<Fault>,
+    outside: PhysRange,
 }
 
 impl<'c, 'a, M: FrozenMem> CheckedFolios<'c, 'a, M> {
@@ -39,7 +37,6 @@ impl<'c, 'a, M: FrozenMem> CheckedFolios<'c, 'a, M> {
     ) -> Self {
         Self {
             runs: Runs::new(map, First::LOWEST, u64::MAX),
-            most: map.most_folios(),
             ram,
             scratch,
             free: PhysRange::default(),
@@ -47,7 +44,7 @@ impl<'c, 'a, M: FrozenMem> CheckedFolios<'c, 'a, M> {
             orders: 0,
             spread,
             report,
-            outside: None,
+            outside: PhysRange::default(),
         }
     }
 
@@ -75,8 +72,11 @@ impl<'c, 'a, M: FrozenMem> CheckedFolios<'c, 'a, M> {
     /// what is preserved is going to be read.
     pub(super) fn finish(&mut self) -> Result<(), IncomingError> {
         while self.next(PhysAddr::new(u64::MAX))? {}
-        let outside = self.outside.take();
-        outside.map_or(Ok(()), |fault| Err(Part::Map.is(fault)))
+        let (addr, size) = (self.outside.start(), self.outside.size());
+        match self.outside.is_empty() {
+            true => Ok(()),
+            false => Err(Part::Map.is(Fault::NotRam { addr, size })),
+        }
     }
 
     /// Checks the next folios: a run, or several whose range ends at `border` or below.
@@ -94,8 +94,8 @@ impl<'c, 'a, M: FrozenMem> CheckedFolios<'c, 'a, M> {
         }
         if !free.contains_range(range) {
             let ram = self.ram.range(range.start(), range.size());
-            if let Err(fault) = &ram {
-                self.outside.get_or_insert_with(|| fault.clone());
+            if ram.is_err() && self.outside.is_empty() {
+                self.outside = range;
             }
             match ram.and_then(|ram| self.scratch.refuse(ram)) {
                 Ok(()) => {
@@ -108,7 +108,8 @@ impl<'c, 'a, M: FrozenMem> CheckedFolios<'c, 'a, M> {
         self.last = range;
         self.orders |= 1 << folios.order.as_u32();
         self.spread.add(range, folios.folios);
-        if self.spread.folios() > self.most {
+        // More cannot be.
+        if self.spread.folios() > self.runs.map().most_folios() {
             let addr = range.start();
             return Err(Part::Map.is(Fault::ReachedTwice { addr }));
         }
